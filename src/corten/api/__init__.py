@@ -1,0 +1,1 @@
+"""The Engine API edge: HTTP, streams and hijacking; no decisions."""

@@ -1,0 +1,1 @@
+"""The `corten` command: reaches the daemon only over its socket."""

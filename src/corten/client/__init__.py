@@ -1,0 +1,1 @@
+"""The Python SDK: an Engine API client over a socket."""

@@ -1,0 +1,1 @@
+"""Docker Engine API documents shared by client and daemon."""

@@ -1,0 +1,47 @@
+"""Reading and writing Engine API documents.
+
+Go's decoder treats ``null`` as "not given"; so does this one.  Errors name the JSON path of the offending value.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from corten.errors import InvalidParameter
+
+T = TypeVar("T")
+
+_MAX_DEPTH = 64
+encode = msgspec.json.Encoder().encode
+
+
+def _without_nulls(value: Any, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        raise InvalidParameter("invalid JSON: nested too deeply")
+    if isinstance(value, dict):
+        return {key: _without_nulls(item, depth + 1) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item, depth + 1) for item in value if item is not None]
+    return value
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Parse a request body as ``kind``; unknown fields are ignored as dockerd ignores them.
+
+    Errors: InvalidParameter naming what is wrong and where (``$.HostConfig.Memory``).
+    """
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from error
+    try:
+        return msgspec.convert(_without_nulls(document), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid request: {error}") from error
+
+
+def to_builtins(document: Any) -> Any:
+    """The document as dicts and lists with wire names."""
+    return msgspec.to_builtins(document)

@@ -1,0 +1,1 @@
+"""Docker's nouns and policies; owns all changing state."""

@@ -1,0 +1,1 @@
+"""Images: content, tags, layers, archives."""

@@ -1,0 +1,1 @@
+"""OCI documents without I/O: digest, reference, manifest, config, platform."""

@@ -1,0 +1,1 @@
+"""The OCI runtime, usable alone as `corten-oci`."""

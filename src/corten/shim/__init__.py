@@ -1,0 +1,1 @@
+"""The processes between daemon and container: spawner and one shim per container."""

@@ -1,0 +1,1 @@
+"""Layer and container file systems behind one Protocol: overlay and vfs."""
