@@ -1,0 +1,41 @@
+"""Durations and sizes in the words that Docker's tools print ("About a minute", "1.23MB")."""
+
+from __future__ import annotations
+
+
+def human_duration(seconds: float) -> str:
+    """An approximate age: "Less than a second", "3 seconds", "About a minute", "5 hours", "2 weeks" …"""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes = whole // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{int(seconds / 3600 / 24 / 365)} years"
+
+
+def human_size(size_bytes: float) -> str:
+    """A decimal size with four significant digits at most: "0B", "1.23kB", "187MB"."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+    index = 0
+    while size_bytes >= 1000.0 and index < len(units) - 1:
+        size_bytes /= 1000.0
+        index += 1
+    return f"{size_bytes:.4g}{units[index]}" if index == 0 else f"{size_bytes:.3g}{units[index]}"
