@@ -1,0 +1,222 @@
+"""Everything a start needs beside the record: files of the container's directory, joined namespaces, the spec."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corten.config import Config
+from corten.dockerapi.codec import encode
+from corten.engine.container import Container
+from corten.engine.live import Index
+from corten.engine.mount_points import oci_mounts
+from corten.engine.security import SecurityOptions, capabilities, parse_security_options
+from corten.engine.spec import SpecInput, build_spec
+from corten.errors import Conflict, InvalidParameter
+from corten.linux import process as kernel
+from corten.runtime import seccomp, tiny_init
+
+_NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the daemon reads once about its host."""
+
+    capabilities: tuple[str, ...]
+    apparmor: bool
+    selinux: bool
+    cgroup_v2: bool
+
+    @classmethod
+    def read(cls, *, cgroup_v2: bool) -> HostFacts:
+        try:
+            apparmor = Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
+        except OSError:
+            apparmor = False
+        return cls(
+            capabilities=kernel.known_capabilities(),
+            apparmor=apparmor,
+            selinux=os.path.exists("/sys/fs/selinux/enforce"),
+            cgroup_v2=cgroup_v2,
+        )
+
+
+class Preparation:
+    """Builds the specs of containers and execs of one daemon."""
+
+    def __init__(self, config: Config, facts: HostFacts, index: Index) -> None:
+        self._config = config
+        self._facts = facts
+        self._index = index
+        self._default_profile = self._read_profile(config.seccomp_profile)
+        self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
+
+    @staticmethod
+    def _read_profile(path: str) -> dict[str, Any] | None:
+        if path == "unconfined":
+            return None
+        if not path:
+            return seccomp.default_profile()
+        try:
+            profile = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidParameter(f"opening seccomp profile ({path}) failed: {error}") from error
+        if not isinstance(profile, dict):
+            raise InvalidParameter(f"opening seccomp profile ({path}) failed: an object is needed")
+        return profile
+
+    def directory(self, container_id: str) -> Path:
+        return self._config.data_root / "containers" / container_id
+
+    def security(self, container: Container) -> SecurityOptions:
+        return parse_security_options(
+            container.host_config.security_opt,
+            no_new_privileges=self._config.no_new_privileges,
+            apparmor_enabled=self._facts.apparmor,
+            selinux_enabled=self._facts.selinux,
+        )
+
+    def capabilities(self, container: Container, *, privileged: bool = False) -> list[str]:
+        if privileged:
+            return list(self._facts.capabilities)
+        return capabilities(container.host_config, self._facts.capabilities)
+
+    def cgroup_path(self, container: Container) -> str:
+        parent = container.host_config.cgroup_parent or self._config.cgroup_parent or "/corten"
+        return os.path.normpath(f"/{parent}/{container.id}")
+
+    def _seccomp(self, container: Container, options: SecurityOptions, names: list[str]) -> dict[str, Any] | None:
+        if options.seccomp == "unconfined" or (container.host_config.privileged and not options.seccomp):
+            return None
+        if options.seccomp:
+            return seccomp.resolve_profile(json.loads(options.seccomp), names)
+        if self._default_profile is None:
+            return None
+        key = tuple(names)
+        if key not in self._resolved:
+            self._resolved[key] = seccomp.resolve_profile(self._default_profile, names)
+        return self._resolved[key]
+
+    def joined_namespaces(self, container: Container) -> dict[str, str]:
+        """Paths of the namespaces of other containers that this one shares.
+
+        Errors: Conflict when the other container does not run.
+        """
+        host = container.host_config
+        joined = {}
+        for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)):
+            if mode.startswith("container:"):
+                other = self._index.find(mode.partition(":")[2]).container
+                if not other.is_running:
+                    raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
+                joined[kind] = f"/proc/{other.state.pid}/ns/{_NAMESPACE_FILES[kind]}"
+        return joined
+
+    def shm_source(self, container: Container) -> str:
+        """The host directory behind /dev/shm when the IPC namespace is shared with the host or a container."""
+        mode = container.host_config.ipc_mode
+        if mode == "host":
+            return "/dev/shm"  # noqa: S108  the host's own
+        if mode == "shareable":
+            return str(self.shm_directory(container.id))
+        if mode.startswith("container:"):
+            other = self._index.find(mode.partition(":")[2]).container
+            if other.host_config.ipc_mode == "host":
+                return "/dev/shm"  # noqa: S108  the host's own
+            if other.host_config.ipc_mode != "shareable":
+                raise Conflict(
+                    f"cannot join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                )
+            return str(self.shm_directory(other.id))
+        return ""
+
+    def shm_directory(self, container_id: str) -> Path:
+        """Beside the shim's directory, which the shim makes and removes itself."""
+        return self._config.exec_root / "shm" / container_id
+
+    def write_files(self, container: Container) -> dict[str, str]:
+        """Write hostname, hosts and resolv.conf; returns destination -> source for the mounts."""
+        host = container.host_config
+        directory = self.directory(container.id)
+        if host.network_mode.startswith("container:"):
+            directory = self.directory(self._index.find(host.network_mode.partition(":")[2]).container.id)
+        else:
+            self._write_network_files(container, directory)
+        files = {"/etc/resolv.conf": directory / "resolv.conf", "/etc/hosts": directory / "hosts"}
+        if host.uts_mode != "host":
+            own = self.directory(container.id) / "hostname"
+            own.write_text(f"{container.config.hostname}\n")
+            files["/etc/hostname"] = own
+        return {destination: str(source) for destination, source in files.items()}
+
+    def _write_network_files(self, container: Container, directory: Path) -> None:
+        config, host = container.config, container.host_config
+        if host.network_mode == "host" and not host.extra_hosts:
+            hosts = _read_text("/etc/hosts")
+        else:
+            lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::\tip6-localnet"]
+            lines += ["ff00::\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]
+            if host.network_mode == "host":
+                lines = _read_text("/etc/hosts").splitlines()
+            for entry in host.extra_hosts:
+                name, _, address = entry.partition(":")
+                if address == "host-gateway":
+                    address = "127.0.0.1"
+                lines.append(f"{address}\t{name}")
+            if host.network_mode == "none" and config.hostname:
+                lines.append(f"127.0.1.1\t{config.hostname}")
+            hosts = "\n".join(lines) + "\n"
+        (directory / "hosts").write_text(hosts)
+        (directory / "resolv.conf").write_text(_resolv_conf(container))
+
+    def prepare(self, container: Container, rootfs: str) -> dict[str, Any]:
+        """The spec for a start, also written as ``config.json`` beside the container's files."""
+        options = self.security(container)
+        names = self.capabilities(container)
+        spec = build_spec(
+            container,
+            SpecInput(
+                cgroup_path=self.cgroup_path(container),
+                rootfs=rootfs,
+                capabilities=names,
+                security=options,
+                seccomp=lambda wanted: self._seccomp(container, options, wanted),
+                joined=self.joined_namespaces(container),
+                files=self.write_files(container),
+                mounts=oci_mounts(container.mount_points),
+                shm_source=self.shm_source(container),
+                init_source=str(tiny_init.path()) if container.host_config.init else "",
+                default_ulimits=self._config.default_ulimits,
+                cgroup_v2=self._facts.cgroup_v2,
+            ),
+        )
+        path = self.directory(container.id) / "config.json"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode(spec))
+        return spec
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _resolv_conf(container: Container) -> str:
+    host = container.host_config
+    lines = _read_text("/etc/resolv.conf").splitlines()
+    if host.dns:
+        lines = [line for line in lines if not line.startswith("nameserver")] + [f"nameserver {item}" for item in host.dns]
+    if host.dns_search:
+        lines = [line for line in lines if not line.startswith(("search", "domain"))]
+        if host.dns_search != ["."]:
+            lines.append(f"search {' '.join(host.dns_search)}")
+    if host.dns_options:
+        lines = [line for line in lines if not line.startswith("options")] + [f"options {' '.join(host.dns_options)}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,165 @@
+"""What a daemon does at its start: find every container again, learn what ended meanwhile, sweep what no record names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from corten.config import Config
+from corten.engine.container import Status
+from corten.engine.lifecycle import Lifecycle, now_ns, wants_restart
+from corten.engine.live import Index, Live
+from corten.engine.shims import ExitStatus, Shim, Shims
+from corten.engine.store import Store
+from corten.engine.tasks import Tasks
+from corten.errors import CortenError
+from corten.linux import mounts, paths
+from corten.linux import mount as kernel_mount
+from corten.snapshot.api import Snapshotter
+
+logger = logging.getLogger(__name__)
+
+LOST_EXIT_CODE = 255  # dockerd's code for a program that ended while nobody looked
+
+
+class Recovery:
+    """One pass over everything on disk and in the exec root."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        index: Index,
+        shims: Shims,
+        snapshotter: Snapshotter,
+        lifecycle: Lifecycle,
+        tasks: Tasks,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._index = index
+        self._shims = shims
+        self._snapshotter = snapshotter
+        self._lifecycle = lifecycle
+        self._tasks = tasks
+
+    def load(self) -> None:
+        """Records into memory, without touching anything else."""
+        for container in self._store.containers():
+            try:
+                self._index.add(Live(container))
+            except CortenError as error:
+                logger.error("container %s is left out: %s", container.id, error)
+
+    async def run(self) -> None:
+        """Reconnect, record what ended, restart what the policies say, then sweep."""
+        await asyncio.gather(*(self._recover(live) for live in self._index))
+        await self._remove_half_removed()
+        self.sweep()
+        for live in self._index:
+            self._restart_if_wanted(live)
+
+    async def _recover(self, live: Live) -> None:
+        container = live.container
+        if container.status not in (Status.RUNNING, Status.PAUSED, Status.RESTARTING):
+            await self._adopt_unrecorded_start(live)
+            return
+        if container.status is Status.RESTARTING:
+            container.become(Status.EXITED)
+            self._store.save(container)
+            return
+        found = await self._reconnect(live)
+        if isinstance(found, Shim):
+            self._adopt(live, found)
+            return
+        status = found or ExitStatus(code=LOST_EXIT_CODE, at_ns=now_ns(), oom_killed=False)
+        logger.info("container %s ended meanwhile with code %d", container.id[:12], status.code)
+        live.stopped = asyncio.get_running_loop().create_future()
+        await self._lifecycle.record_exit(live, status)
+
+    async def _reconnect(self, live: Live) -> Shim | ExitStatus | None:
+        try:
+            return await self._shims.reconnect(live.container.id)
+        except (CortenError, OSError) as error:
+            logger.warning("the shim of container %s does not answer: %s", live.container.id[:12], error)
+            return None
+
+    def _adopt(self, live: Live, shim: Shim) -> None:
+        live.shim = shim
+        live.container.state.pid = shim.pid
+        live.stopped = asyncio.get_running_loop().create_future()
+        live.shm_mounted = live.container.host_config.ipc_mode == "shareable"
+        self._lifecycle.watch(live, shim)
+        self._lifecycle.on_started(live)
+
+    async def _adopt_unrecorded_start(self, live: Live) -> None:
+        """A daemon that died between starting a program and saving it leaves a shim behind a record that says stopped."""
+        container = live.container
+        if not (self._config.exec_root / container.id).is_dir() or container.status in (Status.REMOVING, Status.DEAD):
+            return
+        found = await self._reconnect(live)
+        if isinstance(found, Shim):
+            container.become(Status.RUNNING)
+            container.state.started_ns = found.started_ns
+            self._adopt(live, found)
+            self._store.save(container)
+
+    async def _remove_half_removed(self) -> None:
+        for live in self._index:
+            if live.container.status in (Status.REMOVING, Status.DEAD) and self._lifecycle.auto_remove is not None:
+                await self._lifecycle.auto_remove(live)
+
+    def _restart_if_wanted(self, live: Live) -> None:
+        container = live.container
+        if container.status is not Status.EXITED or live.backoff is not None or live.removing:
+            return
+        if wants_restart(container, at_boot=True):
+            self._tasks.spawn(self._start(live), f"start {container.id[:12]}")
+
+    async def _start(self, live: Live) -> None:
+        try:
+            await self._lifecycle.start(live)
+        except CortenError as error:
+            logger.warning("container %s does not start again: %s", live.container.id[:12], error)
+
+    # -- sweep ------------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Remove directories and mounts below our roots that belong to no container."""
+        known = {live.container.id for live in self._index}
+        running = {live.container.id for live in self._index if live.container.is_running}
+        self._unmount_leftovers(running)
+        for snapshot_id in self._snapshotter.ids():
+            container_id = snapshot_id.removesuffix("-init")
+            if len(container_id) == 64 and container_id not in known and self._snapshotter.is_container(container_id):
+                logger.info("sweeping the file system of unknown container %s", container_id[:12])
+                self._snapshotter.remove(container_id)
+        self._sweep_directory(self._config.data_root / "containers", known)
+
+    def _unmount_leftovers(self, running: set[str]) -> None:
+        roots = (f"{self._config.data_root}/", f"{self._config.exec_root}/shm/")
+        for mount in reversed(mounts.read()):
+            parts = set(Path(mount.target).parts)
+            if not mount.target.startswith(roots) or not mount.target.endswith("/merged") and "/shm/" not in mount.target:
+                continue
+            if not parts & running:
+                logger.info("unmounting leftover %s", mount.target)
+                try:
+                    kernel_mount.umount2(mount.target, kernel_mount.MNT_DETACH)
+                except OSError as error:
+                    logger.warning("cannot unmount %s: %s", mount.target, error)
+
+    @staticmethod
+    def _sweep_directory(directory: Path, known: set[str]) -> None:
+        if not directory.is_dir():
+            return
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(directory):
+                if len(name) == 64 and name not in known:
+                    paths.remove_tree(descriptor, name)
+        finally:
+            os.close(descriptor)
