@@ -1,7 +1,7 @@
 """Container documents of the Docker Engine API: what a client asks for.
 
-Field names follow the published description (``ContainerConfig``, ``HostConfig``, …); Python names are the snake case of
-the wire names.  Values are exactly what the client sent: checking is the engine's work.
+Field names follow the published description (``ContainerConfig``, ``HostConfig``, …); Python names are the snake case
+of the wire names.  Values are exactly what the client sent: checking is the engine's work.
 
 Sizes are bytes, periods and quotas microseconds, health intervals nanoseconds, ``nano_cpus`` 1e-9 CPUs.
 """
