@@ -21,19 +21,14 @@ OCI_VERSION = "1.2.0"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_PATH = "/sbin/docker-init"
 
-_DEFAULT_DEVICE_RULES: tuple[tuple[str, int | None, int | None, str], ...] = (
-    ("c", None, None, "m"),
-    ("b", None, None, "m"),
-    ("c", 1, 3, "rwm"),  # null
+# dockerd's list; the runtime adds what every container has
+_DEFAULT_DEVICE_RULES: tuple[tuple[str, int, int, str], ...] = (
     ("c", 1, 5, "rwm"),  # zero
-    ("c", 1, 7, "rwm"),  # full
-    ("c", 1, 8, "rwm"),  # random
+    ("c", 1, 3, "rwm"),  # null
     ("c", 1, 9, "rwm"),  # urandom
+    ("c", 1, 8, "rwm"),  # random
     ("c", 5, 0, "rwm"),  # tty
     ("c", 5, 1, "rwm"),  # console
-    ("c", 5, 2, "rwm"),  # ptmx
-    ("c", 136, None, "rwm"),  # pts
-    ("c", 10, 200, "rwm"),  # net/tun
 )
 
 
@@ -326,12 +321,7 @@ def _devices(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any
     else:
         rules = [{"allow": False, "access": "rwm"}]
         for kind, major, minor, access in _DEFAULT_DEVICE_RULES:
-            rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
-            if major is not None:
-                rule["major"] = major
-            if minor is not None:
-                rule["minor"] = minor
-            rules.append(rule)
+            rules.append({"allow": True, "type": kind, "major": major, "minor": minor, "access": access})
     for mapping in host.devices:
         mapped = _mapped_devices(mapping)
         taken = {node["path"] for node in mapped}
@@ -340,7 +330,7 @@ def _devices(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any
     for text in host.device_cgroup_rules:
         kind, numbers, access = text.split(" ")
         major_text, minor_text = numbers.split(":")
-        rule = {"allow": True, "type": kind, "access": access}
+        rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
         if major_text != "*":
             rule["major"] = int(major_text)
         if minor_text != "*":
