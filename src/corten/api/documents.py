@@ -1,0 +1,85 @@
+"""JSON bodies: documents in, documents and streams of documents out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from corten.api.errors import message_of
+from corten.api.http.messages import JSON, HttpError, Limits, Request, Response, StreamResponse
+from corten.dockerapi.codec import decode, encode
+from corten.errors import InvalidParameter
+
+T = TypeVar("T")
+
+_LIMITS = Limits()
+
+
+def json_response(document: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """A document with the newline that Go's encoder puts after it."""
+    return Response(status, encode(document) + b"\n", JSON, headers)
+
+
+async def read_json_bytes(request: Request) -> bytes:
+    """The body of a request that must be JSON; empty when there is none.
+
+    Errors: InvalidParameter for another content type, BodyTooLarge, HttpError 408.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.body.is_empty:
+        return b""
+    if not content_type:
+        raise InvalidParameter("malformed Content-Type header (): a request body must be 'application/json'")
+    if content_type != JSON:
+        raise InvalidParameter(f"unsupported Content-Type header ({content_type[:100]}): must be '{JSON}'")
+    try:
+        return await request.body.read(_LIMITS.json_bytes, _LIMITS.body_timeout_s)
+    except TimeoutError:
+        raise HttpError(408, "the request body took too long", closes=True) from None
+
+
+async def read_document(request: Request, kind: type[T]) -> T:
+    """The body as ``kind``.  Errors: as ``read_json_bytes``; InvalidParameter for no body or a bad one."""
+    document = await read_optional_document(request, kind)
+    if document is None:
+        raise InvalidParameter("invalid JSON: got EOF while reading request body")
+    return document
+
+
+async def read_optional_document(request: Request, kind: type[T]) -> T | None:
+    """As ``read_document``; None without a body, and for ``null``."""
+    body = await read_json_bytes(request)
+    text = body.strip()
+    if not text or text == b"null":
+        return None
+    return decode(body, kind)
+
+
+async def _lines(documents: AsyncIterator[Any], end: bytes) -> AsyncIterator[bytes]:
+    try:
+        async for document in documents:
+            yield encode(document) + end
+    finally:
+        await close_iterator(documents)
+
+
+async def close_iterator(iterator: AsyncIterator[Any]) -> None:
+    """End a generator that was not read to its end now, not when it is collected."""
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def json_stream(documents: AsyncIterator[Any], *, at_once: bool, endless: bool = False) -> StreamResponse:
+    """One document a line (events, statistics)."""
+    return StreamResponse(_lines(documents, b"\n"), at_once=at_once, endless=endless)
+
+
+def progress_stream(documents: AsyncIterator[Any]) -> StreamResponse:
+    """Progress messages; a late failure is told in the stream as Docker's clients expect it."""
+    return StreamResponse(_lines(documents, b"\r\n"), on_error=_progress_error)
+
+
+def _progress_error(error: Exception) -> bytes:
+    message = message_of(error)
+    return encode({"errorDetail": {"message": message}, "error": message}) + b"\r\n"

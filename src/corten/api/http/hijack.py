@@ -1,0 +1,207 @@
+"""A hijacked connection: the client's transport and a program's stream socket, glued with flow control both ways.
+
+```
+ client ──stdin──▶ RawClient ──▶ StreamEnd ──▶ shim     a full buffer on one side pauses reading on the other
+ client ◀─output── RawClient ◀── StreamEnd ◀── shim     end of stdin is passed on; end of output ends the connection
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+
+from corten.api.http.body import BadFraming, Framing
+
+
+def has_hung_up(transport: asyncio.BaseTransport) -> bool:
+    """The peer has closed its socket, not only its sending half (poll(2), POLLHUP)."""
+    handle = transport.get_extra_info("socket")
+    if handle is None or handle.fileno() < 0:
+        return True
+    poller = select.poll()
+    poller.register(handle.fileno(), 0)
+    return bool(poller.poll(0))
+
+
+class StreamEnd(asyncio.Protocol):
+    """The engine's side: a stream socket to the program."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.client: RawClient | None = None
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.pause_reading()  # until there is a client to write to
+
+    def data_received(self, data: bytes) -> None:
+        assert self.client is not None
+        self.client.send(data)
+
+    def eof_received(self) -> bool:
+        assert self.client is not None
+        self.client.finish()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        if self.client is not None:
+            self.client.finish()
+
+    def pause_writing(self) -> None:
+        if self.client is not None:
+            self.client.pause()
+
+    def resume_writing(self) -> None:
+        if self.client is not None:
+            self.client.resume()
+
+
+class RawClient(asyncio.Protocol):
+    """The client's side of a raw stream.
+
+    framing: of a request body that has not ended: its payload is the program's input, its end the input's end
+    """
+
+    def __init__(self, framing: Framing | None = None, *, linger_s: float = 2.0) -> None:
+        self._framing = framing
+        self._linger_s = linger_s
+        self._input_ended = False
+        self._finished = False
+        self.transport: asyncio.Transport
+        self.stream: StreamEnd
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def attach(self, transport: asyncio.Transport, stream: StreamEnd, early: bytes, *, input_ended: bool) -> None:
+        """Take over ``transport``; ``early`` is input that came with the request."""
+        self.transport = transport
+        self.stream = stream
+        stream.client = self
+        transport.set_protocol(self)
+        if early:
+            self.receive_early(early)
+        if input_ended:
+            self.end_input()
+        if stream.is_lost:
+            self.finish()
+        else:
+            stream.transport.resume_reading()
+
+    # -- client to program ------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._framing is None:
+            self.receive(data)
+            return
+        try:
+            pieces, _ = self._framing.feed(data)
+        except BadFraming:
+            self.abort()
+            return
+        for piece in pieces:
+            self.receive(piece)
+        if self._framing.done:
+            self.end_input()
+
+    def receive_early(self, data: bytes) -> None:
+        """What came before the stream began; the body's framing, if any, has been taken off."""
+        self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """Pass input on; what comes after its end, or after the program's, is dropped."""
+        if not (self._input_ended or self._finished or self.stream.is_lost or self.stream.transport.is_closing()):
+            self.stream.transport.write(data)
+
+    def end_input(self) -> None:
+        """The client will not send more: the program reads the end of its input."""
+        if not self._input_ended:
+            self._input_ended = True
+            if not (self.stream.is_lost or self.stream.transport.is_closing()):
+                self.stream.transport.write_eof()
+
+    def eof_received(self) -> bool:
+        if self._finished or has_hung_up(self.transport):
+            return False
+        self.end_input()
+        return True
+
+    def pause(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # -- program to client ------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Pass output on."""
+        if not self._finished:
+            self.transport.write(data)
+
+    def finish(self) -> None:
+        """There is no more output: say so, let the client read to the end, close."""
+        if self._finished:
+            return
+        self._finished = True
+        if self.transport.is_closing():
+            return
+        if self._input_ended or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # closing while the client still sends would reset what it has not read yet
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        asyncio.get_running_loop().call_later(self._linger_s, self._close_when_sent)
+
+    def _close_when_sent(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(self._linger_s, self._close_when_sent)
+        else:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        if not (self.stream.is_lost or self.stream.transport.is_closing()):
+            self.stream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not (self.stream.is_lost or self.stream.transport.is_closing()):
+            self.stream.transport.resume_reading()
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finished = True
+        if not self.stream.is_lost:
+            self.stream.transport.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def check(self) -> None:
+        """Notice a client that has gone after it had ended its input, or while its input is held back."""
+        if not self.transport.is_closing() and has_hung_up(self.transport):
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.transport.abort()
+
+
+async def open_stream(sock: socket.socket) -> StreamEnd:
+    """The engine's end of a hijacked connection; it reads nothing until a client is attached.  Owns ``sock``."""
+    loop = asyncio.get_running_loop()
+    try:
+        _, stream = await loop.create_connection(StreamEnd, sock=sock)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            sock.close()
+        raise
+    return stream

@@ -1,0 +1,181 @@
+"""What handlers receive and return: a request; a complete response, a streamed one, or a hijacked connection."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from corten.api.http.body import RequestBody
+from corten.api.http.query import Query
+from corten.errors import CortenError
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+TAR = "application/x-tar"
+
+REASONS = {
+    200: "OK",
+    201: "Created",
+    204: "No Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
+    417: "Expectation Failed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one connection may take.
+
+    head_bytes:       request line and headers together
+    json_bytes:       a body that is read whole
+    ahead_bytes:      a body's bytes, or pipelined ones, that are received before somebody wants them
+    skip_bytes:       the rest of an unwanted body that is read and dropped to keep the connection
+    header_timeout_s: from the first byte of a head to its last
+    body_timeout_s:   silence within a body that is read whole
+    idle_timeout_s:   between requests
+    linger_s:         how long a client gets to read our last bytes before the connection is closed
+    """
+
+    head_bytes: int = 64 * 1024
+    json_bytes: int = 4 * 1024 * 1024
+    ahead_bytes: int = 256 * 1024
+    skip_bytes: int = 256 * 1024
+    header_timeout_s: float = 30.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 600.0
+    linger_s: float = 2.0
+
+
+class HttpError(CortenError):
+    """A request that is refused as HTTP, before or beside what it asks for.
+
+    closes: the connection cannot be used any further
+    """
+
+    def __init__(
+        self, status: int, message: str, *, closes: bool = False, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.closes = closes
+        self.headers = headers
+
+
+class Request:
+    """One request.
+
+    headers: lower-case names; of repeated ones the values joined with ", "
+    path:    as sent, without query, still percent-encoded
+    version: the API version of the path prefix, e.g. (1, 47)
+    params:  what the route's template captured, decoded
+    outlives_client: its work is done to the end although the client has gone
+    """
+
+    __slots__ = (
+        "_query",
+        "body",
+        "headers",
+        "http_minor",
+        "method",
+        "outlives_client",
+        "params",
+        "path",
+        "raw_query",
+        "version",
+    )
+
+    def __init__(self, method: str, target: str, http_minor: int, headers: dict[str, str], body: RequestBody) -> None:
+        self.method = method
+        self.path, _, self.raw_query = target.partition("?")
+        self.http_minor = http_minor
+        self.headers = headers
+        self.body = body
+        self.version: tuple[int, ...] = ()
+        self.params: dict[str, str] = {}
+        self.outlives_client = False
+        self._query: Query | None = None
+
+    @property
+    def query(self) -> Query:
+        """Errors: InvalidParameter for a bad escape."""
+        if self._query is None:
+            self._query = Query.parse(self.raw_query)
+        return self._query
+
+    @property
+    def upgrade(self) -> str:
+        """The protocol that the client wants to change to, in lower case, or nothing.
+
+        Some clients leave out ``Connection: Upgrade``; dockerd does not look for it either.
+        """
+        return self.headers.get("upgrade", "").strip().lower()
+
+
+@dataclass(slots=True)
+class Response:
+    """A complete response."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class StreamResponse:
+    """A response whose end is not known at its beginning.
+
+    chunks:    what is sent, each piece at once; an error before the first becomes an ordinary error response
+    at_once:   send the head before there is anything to say
+    endless:   it may last for ever: cut when the server shuts down
+    on_error:  what to append when ``chunks`` fails after the head was sent; without it the connection is cut, so that
+               the client notices
+    """
+
+    chunks: AsyncIterator[bytes]
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    at_once: bool = False
+    endless: bool = False
+    on_error: Callable[[Exception], bytes] | None = None
+
+
+@dataclass(slots=True)
+class Hijack:
+    """The connection turns into a raw stream, joined with ``sock`` until one of both ends.
+
+    sock:         non-blocking stream socket; owned from here on
+    content_type: what the stream is made of
+    """
+
+    sock: socket.socket
+    content_type: str
+
+
+@dataclass(slots=True)
+class WebSocketHijack:
+    """The connection turns into a WebSocket whose binary messages are joined with ``sock``.
+
+    framed: ``sock`` carries Docker's 8-byte frames, of which a browser gets the payloads
+    """
+
+    sock: socket.socket
+    framed: bool
+
+
+Reply = Response | StreamResponse | Hijack | WebSocketHijack
