@@ -9,7 +9,7 @@ ApiVersion = tuple[int, ...]
 
 
 def parse_version(text: str) -> ApiVersion:
-    """"1.47" -> (1, 47).  Errors: ValueError."""
+    """ "1.47" -> (1, 47).  Errors: ValueError."""
     return tuple(int(part) for part in text.split("."))
 
 

@@ -20,13 +20,14 @@ import msgspec
 
 from corten.config import Config
 from corten.dockerapi.container import ContainerCreate, ContainerUpdate, LogConfig
+from corten.dockerapi.queries import AttachQuery, LogQuery
 from corten.engine import archive, create, filters, inspect, stats, top
 from corten.engine.container import Container, Status
 from corten.engine.health import HealthMonitor
 from corten.engine.lifecycle import Lifecycle, now_ns
 from corten.engine.limits import Machine, check_resources, merge_update, oci_resources
-from corten.engine.live import AttachQuery, Index, Live, PendingAttach
-from corten.engine.logs import LogQuery, LogStream, log_path, open_logs, validate_log_config
+from corten.engine.live import Index, Live, PendingAttach
+from corten.engine.logs import LogStream, log_path, open_logs, validate_log_config
 from corten.engine.mount_points import MountPoint, resolve_mount_points
 from corten.engine.names import new_id, random_name, valid_name
 from corten.engine.preparation import HostFacts, Preparation

@@ -6,13 +6,13 @@ An instance lives in memory; it is forgotten five minutes after its end or with 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 from corten.dockerapi.container import ExecCreate, ExecStart
+from corten.dockerapi.detach_keys import parse_detach_keys
 from corten.engine.container import Status, as_list
 from corten.engine.containers import AttachSession, Containers
 from corten.engine.lifecycle import Lifecycle
@@ -24,7 +24,6 @@ from corten.engine.tasks import Tasks
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, NotFound
 
 FORGET_AFTER_S = 300
-DEFAULT_DETACH_KEYS = b"\x10\x11"
 
 
 @dataclass(slots=True, eq=False)
@@ -41,24 +40,6 @@ class Exec:
     exit_code: int | None = None
     handle: ShimExec | None = None
     ended: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
-def parse_detach_keys(text: str) -> bytes:
-    """"ctrl-p,ctrl-q" -> bytes.  Errors: InvalidParameter for an unknown key."""
-    if not text:
-        return DEFAULT_DETACH_KEYS
-    keys = bytearray()
-    for key in text.split(","):
-        match = re.fullmatch(r"ctrl-([a-z@\[\\\]^_])", key)
-        if match:
-            keys.append(ord(match[1]) & 0x1F)
-        elif len(key) == 1 and ord(key) < 128:
-            keys.append(ord(key))
-        elif key == "DEL":
-            keys.append(127)
-        else:
-            raise InvalidParameter(f"Invalid detach keys ({text}) provided")
-    return bytes(keys)
 
 
 class Execs:

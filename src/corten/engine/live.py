@@ -8,21 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from corten.dockerapi.queries import AttachQuery
 from corten.engine.container import Container
 from corten.engine.shims import Shim
 from corten.errors import Conflict, InvalidParameter, NotFound
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttachQuery:
-    """What an attach asks for.  ``detach_keys``: the raw key sequence, empty for none."""
-
-    stream: bool = True
-    stdin: bool = False
-    stdout: bool = False
-    stderr: bool = False
-    logs: bool = False
-    detach_keys: bytes = b"\x10\x11"
 
 
 @dataclass(frozen=True, slots=True)
