@@ -17,7 +17,7 @@ from corten.engine.create import parse_signal
 from corten.engine.events import Events
 from corten.engine.live import Live
 from corten.engine.preparation import Preparation
-from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart
+from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
 from corten.engine.streams import run_blocking
 from corten.engine.tasks import Tasks
@@ -148,7 +148,10 @@ class Lifecycle:
                     open_stdin=container.config.open_stdin,
                     stdin_once=container.config.stdin_once,
                     bundle=str(self._preparation.directory(container.id)),
-                    attach=[(item.stream, item.query.stdin, item.query.stdout, item.query.stderr, item.query.detach_keys) for item in pending],
+                    attach=[
+                        StreamRequest(item.stream, item.query.stdin, item.query.stdout, item.query.stderr, item.query.detach_keys)
+                        for item in pending
+                    ],
                 )
             )
         except BaseException:

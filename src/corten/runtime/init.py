@@ -50,6 +50,7 @@ class InitRequest:
     keep: int = 0
     gate: int = -1
     join_cgroup: bool = True
+    die_with_parent: bool = False
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -359,6 +360,9 @@ class Init:
 
     # 18
     def _execute(self) -> None:
+        if self._request.die_with_parent:
+            # a program whose streams nobody carries must not go on unseen; lost when it gains privileges (prctl(2))
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         execute(self._process, self._identity)
 
 

@@ -118,10 +118,12 @@ def create(
     seccomp_cache: str = "",
     keep_fds: int = 0,
     gate: int = -1,
+    die_with_parent: bool = False,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
 
     gate: an open FIFO that starts the program instead of ``InitProcess.start`` (``corten-oci``)
+    die_with_parent: kill the program when the calling process ends
     Errors: InvalidParameter (config.json cannot be honoured), SystemFailure(step, errno).
     """
     spec_check.check(spec)
@@ -138,7 +140,7 @@ def create(
         "annotations": spec.get("annotations") or {},
     }
     try:
-        return _create(spec, cgroup, state, stdio=stdio, seccomp_cache=seccomp_cache, keep_fds=keep_fds, gate=gate)
+        return _create(spec, cgroup, state, stdio=stdio, seccomp_cache=seccomp_cache, keep_fds=keep_fds, gate=gate, die_with_parent=die_with_parent)
     except BaseException:
         cgroup.kill()
         cgroup.delete()
@@ -154,6 +156,7 @@ def _create(
     seccomp_cache: str,
     keep_fds: int,
     gate: int,
+    die_with_parent: bool,
 ) -> InitProcess:
     linux = spec.get("linux") or {}
     entries = linux.get("namespaces") or []
@@ -172,6 +175,7 @@ def _create(
         seccomp_cache=seccomp_cache,
         keep=keep_fds,
         gate=gate,
+        die_with_parent=die_with_parent,
         join_cgroup=into < 0 and "user" not in new,
         state={**state, "status": "created"},
     )
