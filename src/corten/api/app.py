@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from corten import __version__
 from corten.api.errors import error_response
 from corten.api.http.messages import Limits, Reply, Request, Response
 from corten.api.http.wire import Heads
-from corten.api.routing import Router
+from corten.api.routing import Route, Router
 from corten.dockerapi.version import API_VERSION
 
 if TYPE_CHECKING:
@@ -43,23 +44,23 @@ class Application:
         self.clients: set[RawClient] = set()
         self.adopted: set[asyncio.Task[None]] = set()
 
-    def respond(self, request: Request) -> Response | Coroutine[Any, Any, Reply]:
+    def respond(self, request: Request) -> Response | Callable[[], Coroutine[Any, Any, Reply]]:
         """A response at once, or the work that gives one; it never raises."""
         try:
             route = self._router.find(request)
             request.outlives_client = route.outlives_client
-            answer = route.handler(self._engine, request)
+            if route.plain is None:
+                return partial(self._answer, route, request)
+            response = route.plain(self._engine, request)
         except Exception as error:
             return self.failure(error, request)
-        if isinstance(answer, Response):
-            if self._logs_access:
-                self._log(request, answer)
-            return answer
-        return self._answered(request, answer)
+        if self._logs_access:
+            self._log(request, response)
+        return response
 
-    async def _answered(self, request: Request, answer: Coroutine[Any, Any, Reply]) -> Reply:
+    async def _answer(self, route: Route, request: Request) -> Reply:
         try:
-            reply = await answer
+            reply = await route.handler(self._engine, request)
         except Exception as error:
             return self.failure(error, request)
         if self._logs_access:

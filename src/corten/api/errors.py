@@ -53,7 +53,7 @@ def error_response(error: Exception, what: str) -> Response:
     status = status_of(error)
     if not isinstance(error, errors.CortenError):
         logger.error("%s failed", what, exc_info=error)
-    elif status >= 500:
+    elif status == 500:
         logger.warning("%s: %s", what, error)
     if status == 304:
         return Response(304)

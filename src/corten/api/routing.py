@@ -28,15 +28,15 @@ class Route:
 
     template:        ``{name}`` captures one segment, ``{name*}`` at least one and as many as there are
     since:           the API version that brought it
-    plain:           the handler is an ordinary function: it answers without waiting
+    plain:           an ordinary function that answers without waiting; it is called in the handler's place
     outlives_client: the work is done to its end although the client has gone
     """
 
     method: str
     template: str
-    handler: Handler | PlainHandler
+    handler: Handler
     since: ApiVersion = OLDEST
-    plain: bool = False
+    plain: PlainHandler | None = None
     outlives_client: bool = False
 
 

@@ -28,17 +28,17 @@ class AttachQuery:
 class LogQuery:
     """Which lines of a log.
 
-    since_ns, until_ns: nanoseconds since the epoch, 0 for no bound
-    tail:               lines from the end, -1 for all
-    timestamps:         each line begins with its time
-    details:            each line begins with the attributes that the log options chose
+    since, until: nanoseconds since the epoch, 0 for no bound
+    tail:         lines from the end, -1 for all
+    timestamps:   each line begins with its time
+    details:      each line begins with the attributes that the log options chose
     """
 
     stdout: bool = False
     stderr: bool = False
     follow: bool = False
-    since_ns: int = 0
-    until_ns: int = 0
+    since: int = 0
+    until: int = 0
     tail: int = -1
     timestamps: bool = False
     details: bool = False

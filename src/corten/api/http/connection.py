@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from corten.api.http.body import BadFraming, LengthFraming, RequestBody
@@ -39,13 +39,16 @@ _END = b"\r\n\r\n"
 _BURST = 16  # pipelined requests that are answered before other connections get their turn
 
 
+Work = Callable[[], Coroutine[Any, Any, Reply]]
+
+
 class Application(Protocol):
     """What answers the requests of a connection."""
 
     limits: Limits
     heads: Heads
 
-    def respond(self, request: Request) -> Response | Coroutine[Any, Any, Reply]:
+    def respond(self, request: Request) -> Response | Work:
         """A response that needs no waiting, or the work that gives one; neither raises but for cancellation."""
 
     def failure(self, error: Exception, request: Request | None) -> Response:
@@ -266,9 +269,9 @@ class Connection(asyncio.Protocol):
         else:
             self._task = self._loop.create_task(self._work(request, answer))
 
-    async def _work(self, request: Request, answer: Coroutine[Any, Any, Reply]) -> None:
+    async def _work(self, request: Request, work: Work) -> None:
         try:
-            reply = await answer
+            reply = await work()
             if isinstance(reply, Response):
                 self._task = None
                 self._send(request, reply)

@@ -24,8 +24,12 @@ _PONG = Response(200, b"OK", TEXT, _PING_HEADERS)
 _USAGE_TYPES = frozenset(("container", "image", "volume", "build-cache"))
 
 
-def ping(engine: Engine, request: Request) -> Response:
+def pong(engine: Engine, request: Request) -> Response:
     return _PONG
+
+
+async def ping(engine: Engine, request: Request) -> Response:
+    return pong(engine, request)
 
 
 async def version(engine: Engine, request: Request) -> Response:
@@ -60,8 +64,8 @@ async def auth(engine: Engine, request: Request) -> Response:
 
 
 ROUTES = (
-    Route(method="GET", template="/_ping", handler=ping, plain=True),
-    Route(method="HEAD", template="/_ping", handler=ping, plain=True),
+    Route(method="GET", template="/_ping", handler=ping, plain=pong),
+    Route(method="HEAD", template="/_ping", handler=ping, plain=pong),
     get("/version", version),
     get("/info", info),
     get("/events", events),
