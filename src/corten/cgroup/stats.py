@@ -1,0 +1,128 @@
+"""Statistics of a cgroup in one form for both versions.  Sizes are bytes, times nanoseconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from corten.cgroup.manager import Cgroup
+
+_CLOCK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
+
+
+def _text(file: Path) -> str:
+    try:
+        with open(file) as opened:
+            return opened.read()
+    except OSError:
+        return ""
+
+
+def _number(file: Path, default: int = 0) -> int:
+    text = _text(file).strip()
+    if text == "max":
+        return (1 << 64) - 1
+    return int(text) if text.isdigit() else default
+
+
+def _pairs(file: Path) -> dict[str, int]:
+    found = {}
+    for line in _text(file).splitlines():
+        key, _, value = line.partition(" ")
+        if value.strip().isdigit():
+            found[key] = int(value)
+    return found
+
+
+def read(cgroup: Cgroup) -> dict[str, Any]:
+    """memory, cpu, pids, blkio; absent controllers give zeros."""
+    return _read_v2(cgroup) if cgroup.hierarchies.is_v2 else _read_v1(cgroup)
+
+
+def _read_v1(cgroup: Cgroup) -> dict[str, Any]:
+    def directory(controller: str) -> Path:
+        return cgroup.directory(controller) or Path("/nonexistent")
+
+    memory, cpuacct, cpu, pids, blkio = (directory(name) for name in ("memory", "cpuacct", "cpu", "pids", "blkio"))
+    usage = _pairs(cpuacct / "cpuacct.stat")
+    throttling = _pairs(cpu / "cpu.stat")
+    return {
+        "memory": {
+            "usage": _number(memory / "memory.usage_in_bytes"),
+            "max_usage": _number(memory / "memory.max_usage_in_bytes"),
+            "limit": _number(memory / "memory.limit_in_bytes"),
+            "failcnt": _number(memory / "memory.failcnt"),
+            "stats": _pairs(memory / "memory.stat"),
+        },
+        "cpu": {
+            "total": _number(cpuacct / "cpuacct.usage"),
+            "percpu": [int(part) for part in _text(cpuacct / "cpuacct.usage_percpu").split()],
+            "user": usage.get("user", 0) * _CLOCK_NS,
+            "kernel": usage.get("system", 0) * _CLOCK_NS,
+            "periods": throttling.get("nr_periods", 0),
+            "throttled_periods": throttling.get("nr_throttled", 0),
+            "throttled_time": throttling.get("throttled_time", 0),
+        },
+        "pids": {"current": _number(pids / "pids.current"), "limit": _number(pids / "pids.max")},
+        "blkio": {
+            "bytes": _blkio_v1(blkio / "blkio.throttle.io_service_bytes_recursive", blkio / "blkio.throttle.io_service_bytes"),
+            "operations": _blkio_v1(blkio / "blkio.throttle.io_serviced_recursive", blkio / "blkio.throttle.io_serviced"),
+        },
+    }
+
+
+def _blkio_v1(recursive: Path, plain: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line in (_text(recursive) or _text(plain)).splitlines():
+        parts = line.replace(":", " ").split()
+        if len(parts) == 4 and parts[3].isdigit():
+            entries.append({"major": int(parts[0]), "minor": int(parts[1]), "op": parts[2].lower(), "value": int(parts[3])})
+    return entries
+
+
+def _read_v2(cgroup: Cgroup) -> dict[str, Any]:
+    directory = Path(cgroup.hierarchies.unified + cgroup.path)
+    cpu = _pairs(directory / "cpu.stat")
+    return {
+        "memory": {
+            "usage": _number(directory / "memory.current"),
+            "max_usage": _number(directory / "memory.peak"),
+            "limit": _number(directory / "memory.max"),
+            "failcnt": _pairs(directory / "memory.events").get("max", 0),
+            "stats": _pairs(directory / "memory.stat"),
+        },
+        "cpu": {
+            "total": cpu.get("usage_usec", 0) * 1000,
+            "percpu": [],
+            "user": cpu.get("user_usec", 0) * 1000,
+            "kernel": cpu.get("system_usec", 0) * 1000,
+            "periods": cpu.get("nr_periods", 0),
+            "throttled_periods": cpu.get("nr_throttled", 0),
+            "throttled_time": cpu.get("throttled_usec", 0) * 1000,
+        },
+        "pids": {"current": _number(directory / "pids.current"), "limit": _number(directory / "pids.max")},
+        "blkio": _blkio_v2(directory / "io.stat"),
+    }
+
+
+def _blkio_v2(file: Path) -> dict[str, list[dict[str, Any]]]:
+    names = {"rbytes": ("bytes", "read"), "wbytes": ("bytes", "write"), "rios": ("operations", "read"), "wios": ("operations", "write")}
+    found: dict[str, list[dict[str, Any]]] = {"bytes": [], "operations": []}
+    for line in _text(file).splitlines():
+        device, _, rest = line.partition(" ")
+        major, colon, minor = device.partition(":")
+        if not colon:
+            continue
+        for item in rest.split():
+            key, _, value = item.partition("=")
+            if key in names:
+                kind, operation = names[key]
+                found[kind].append({"major": int(major), "minor": int(minor), "op": operation, "value": int(value)})
+    return found
+
+
+def system_cpu_ns() -> int:
+    """Time that all CPUs together have spent, idle or not (proc_stat(5))."""
+    fields = _text(Path("/proc/stat")).partition("\n")[0].split()[1:8]
+    return sum(int(field) for field in fields) * _CLOCK_NS

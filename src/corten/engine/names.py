@@ -1,0 +1,44 @@
+"""Ids and names of containers."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from corten.errors import InvalidParameter
+
+_VALID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+
+_QUALITIES = (
+    "able agile amber ample brave brisk bright calm candid clever copper cosy daring deft eager early earnest fabled fair "
+    "fine fleet fluent frank fresh gentle glad golden grand hardy honest humble ideal jolly keen kind lively loyal lucid "
+    "mellow merry mild modest neat nimble noble novel patient plucky polite proud quick quiet rapid ready robust rusty "
+    "serene sharp silent sincere sleek smart solid sound steady stoic sturdy subtle sunny swift tidy tough trusty upbeat "
+    "valiant vivid warm wise witty zesty"
+).split()
+_PEOPLE = (
+    "agnesi ampere archimedes babbage bell bessemer bohr boole brunel carson cerf curie dalton darwin dijkstra edison "
+    "einstein euler faraday fermat feynman franklin galileo gauss germain goodall hamilton hawking hertz hopper huygens "
+    "hypatia jacquard johnson joule kepler khayyam knuth kovalevskaya lamarr leibniz liskov lovelace maxwell mclean meitner "
+    "mendel mirzakhani newton nobel noether ohm pascal pasteur perlman planck ramanujan ritchie shannon stonebraker telford "
+    "tesla thompson torvalds turing volta watt wiles wozniak yalow"
+).split()
+
+
+def random_name() -> str:
+    """A name to remember: "steady_mclean"."""
+    return f"{secrets.choice(_QUALITIES)}_{secrets.choice(_PEOPLE)}"
+
+
+def valid_name(name: str) -> None:
+    """Errors: InvalidParameter in Docker's words."""
+    if not _VALID.match(name) or len(name) > 255:
+        raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+
+
+def new_id() -> str:
+    """64 hexadecimal digits whose short form is never a plain number (it must not be taken for one)."""
+    while True:
+        candidate = secrets.token_hex(32)
+        if not candidate[:12].isdigit():
+            return candidate
