@@ -10,9 +10,8 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from corten.dockerapi.container import ContainerCreate, ContainerUpdate, LogConf
 from corten.dockerapi.queries import AttachQuery, LogQuery
 from corten.engine import archive, create, filters, inspect, stats, top
 from corten.engine.container import Container, Status
+from corten.engine.events import Events
 from corten.engine.health import HealthMonitor
 from corten.engine.lifecycle import Lifecycle, now_ns
 from corten.engine.limits import Machine, check_resources, merge_update, oci_resources
@@ -32,7 +32,7 @@ from corten.engine.mount_points import MountPoint, resolve_mount_points
 from corten.engine.names import new_id, random_name, valid_name
 from corten.engine.preparation import HostFacts, Preparation
 from corten.engine.store import Store
-from corten.engine.streams import iterate_in_thread, run_blocking
+from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
 from corten.engine.tasks import Tasks
 from corten.engine.volumes import Volumes
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
@@ -70,6 +70,7 @@ class Containers:
         preparation: Preparation,
         health: HealthMonitor,
         tasks: Tasks,
+        events: Events,
     ) -> None:
         self._config = config
         self._facts = facts
@@ -82,6 +83,7 @@ class Containers:
         self._preparation = preparation
         self._health = health
         self._tasks = tasks
+        self._events = events
         self._machine = Machine.read()
         lifecycle.auto_remove = self._auto_remove
 
@@ -128,7 +130,7 @@ class Containers:
         for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
             if mode.startswith("container:"):
                 self._index.find(mode.partition(":")[2])
-        container.mount_points = await self._mount_points(container)
+        container.mount_points = self._mount_points(container)
         container.log_path = log_path(host.log_config.type, self._preparation.directory(container_id), container_id)
         live = Live(container)
         self._index.add(live)
@@ -146,11 +148,14 @@ class Containers:
             pass
         return name
 
-    async def _mount_points(self, container: Container) -> list[MountPoint]:
+    def _mount_points(self, container: Container) -> list[MountPoint]:
         def others(reference: str) -> list[MountPoint]:
             return self._index.find(reference).container.mount_points
 
-        return resolve_mount_points(container.host_config, container.config.volumes, others)
+        points = resolve_mount_points(container.host_config, container.config.volumes, others)
+        return [
+            replace(point, source=str(self._volumes.path(point.name))) if point.type == "volume" else point for point in points
+        ]
 
     async def _make(self, live: Live, parent: str | None) -> None:
         container = live.container
@@ -186,6 +191,25 @@ class Containers:
 
     def find(self, reference: str) -> Live:
         return self._index.find(reference)
+
+    def all(self) -> list[Container]:
+        """Every container's record."""
+        return [live.container for live in self._index]
+
+    @contextlib.asynccontextmanager
+    async def paused(self, live: Live, *, wanted: bool) -> AsyncIterator[None]:
+        """Hold a running program still meanwhile, so that its files are of one moment."""
+        hold = wanted and live.container.status is Status.RUNNING
+        if hold:
+            await self._lifecycle.pause(live)
+        try:
+            yield
+        finally:
+            if hold:
+                await self._lifecycle.resume(live, quiet=True)
+
+    def note_commit(self, live: Live, image_id: str, reference: str, comment: str) -> None:
+        self._lifecycle.publish(live, "commit", comment=comment, imageID=image_id, imageRef=reference)
 
     async def list(
         self, *, all: bool = False, limit: int = 0, size: bool = False, filters: dict[str, list[str]] | None = None
@@ -424,7 +448,7 @@ class Containers:
                 continue
             deleted.append(container.id)
             reclaimed += size
-        self._lifecycle.events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
+        self._events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
     # -- streams ----------------------------------------------------------------------------------------------------
@@ -501,7 +525,7 @@ class Containers:
 
         def work() -> dict[str, Any]:
             with self._rootfs(live, read_only=True) as root:
-                return archive.stat(archive.View(live.container, root, self._volumes), path)
+                return archive.stat(archive.View(live.container, root), path)
 
         return await run_blocking(work)
 
@@ -511,7 +535,7 @@ class Containers:
 
         def chunks() -> Any:
             with self._rootfs(live, read_only=True) as root:
-                yield from archive.get(archive.View(live.container, root, self._volumes), path)
+                yield from archive.get(archive.View(live.container, root), path)
 
         self._lifecycle.publish(live, "archive-path")
         return document, iterate_in_thread(chunks)
@@ -524,14 +548,12 @@ class Containers:
         def work(stream: Any) -> None:
             with self._rootfs(live, read_only=False) as root:
                 archive.put(
-                    archive.View(live.container, root, self._volumes),
+                    archive.View(live.container, root),
                     path,
                     stream,
                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
                     copy_uid_gid=copy_uid_gid,
                 )
-
-        from corten.engine.streams import feed_thread
 
         await feed_thread(body, work)
         self._lifecycle.publish(live, "extract-to-dir")
@@ -561,6 +583,3 @@ def _remove_directory(directory: Path) -> None:
     finally:
         os.close(parent)
 
-
-def monotonic() -> float:
-    return time.monotonic()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config
 from corten.engine.containers import Containers
 from corten.engine.events import Events
@@ -73,7 +74,7 @@ class Engine:
         self._store = Store(config.data_root)
         self.snapshotter = open_snapshotter(config.data_root, config.storage_driver)
         store = ImageStore(config.data_root, self.snapshotter, exec_root=config.exec_root)
-        facts = HostFacts.read()
+        facts = HostFacts.read(cgroup_v2=Hierarchies.read().is_v2)
         self.volumes = Volumes(config.data_root, self._store.connection, self.events)
         self._shims = await starting
         preparation = Preparation(config, facts, self.index)
@@ -100,6 +101,7 @@ class Engine:
             preparation=preparation,
             health=self._health,
             tasks=self.tasks,
+            events=self.events,
         )
         self.execs = Execs(self.containers, lifecycle, preparation, self.tasks)
         self.images = Images(store, self.events, self.containers)
