@@ -1,0 +1,99 @@
+"""Imports go down the list of rooms in docs/architecture.md, never up."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "corten"
+
+# room -> rooms it may import besides itself; "errors" and the package itself are open to everyone
+MAY_IMPORT: dict[str, set[str]] = {
+    "cli": {"client", "dockerapi", "config"},
+    "client": {"dockerapi", "config"},
+    "__main__": {"cli"},
+    "daemon": {"api", "engine", "config"},
+    "config": set(),
+    "api": {"engine", "dockerapi"},
+    "engine": {"image", "snapshot", "shim", "logdriver", "runtime", "cgroup", "oci", "dockerapi", "linux", "config"},
+    "image": {"snapshot", "oci", "linux"},
+    "snapshot": {"oci", "linux"},
+    "shim": {"runtime", "cgroup", "logdriver", "linux"},
+    "logdriver": {"linux"},
+    "runtime": {"cgroup", "linux"},
+    "cgroup": {"linux"},
+    "oci": set(),
+    "dockerapi": set(),
+    "linux": set(),
+    "errors": set(),
+}
+# what a fork per container pays for: nothing but the standard library
+STANDARD_ONLY = ("shim", "runtime", "cgroup", "linux")
+NO_THREADS = ("shim", "runtime", "cgroup", "linux")
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of all imported modules, wherever in the file."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "corten":
+                yield from (f"corten.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for name in imported(path):
+        if not name.startswith("corten."):
+            continue
+        target = name.split(".")[1]
+        if target in (room, "errors", "__version__"):
+            continue
+        assert target in MAY_IMPORT[room], f"{path.relative_to(SOURCE)} ({room}) imports {name}"
+
+
+@pytest.mark.parametrize("room", STANDARD_ONLY)
+def test_rooms_below_the_fork_use_the_standard_library_only(room: str) -> None:
+    for path in (SOURCE / room).rglob("*.py"):
+        for name in imported(path):
+            top = name.split(".")[0]
+            assert top == "corten" or top in sys.stdlib_module_names, f"{path.relative_to(SOURCE)} imports {name}"
+
+
+@pytest.mark.parametrize("room", NO_THREADS)
+def test_rooms_below_the_fork_start_no_thread(room: str) -> None:
+    for path in (SOURCE / room).rglob("*.py"):
+        names = set(imported(path))
+        assert not names & {"threading", "_thread", "concurrent.futures", "asyncio", "multiprocessing"}, path
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert rooms <= set(MAY_IMPORT)
