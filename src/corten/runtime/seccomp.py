@@ -43,7 +43,7 @@ _OFFSET_ARGS = 16
 
 _X32_BIT = 0x40000000
 _AUDIT = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7}
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "SCMP_ARCH_X86_64": "x86_64",
     "SCMP_ARCH_X86": "x86",
     "SCMP_ARCH_X32": "x32",
@@ -52,7 +52,7 @@ _ARCHITECTURES = {
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 _FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
-_OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
+OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
@@ -119,6 +119,12 @@ def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[st
 # -- compiler --------------------------------------------------------------------------------------------------------
 
 
+ACTIONS = (
+    "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO", "SCMP_ACT_TRACE",
+    "SCMP_ACT_LOG", "SCMP_ACT_ALLOW",
+)  # fmt: skip
+
+
 def _answer(action: str, errno_ret: int | None) -> int:
     value = errno.EPERM if errno_ret is None else errno_ret
     answers = {
@@ -143,7 +149,7 @@ def _return(answer: int) -> list[Instruction]:
 def _test_argument(argument: dict[str, Any]) -> list[list[Any]]:
     """Instructions that fall through when the argument matches; "no" marks a jump to the next rule."""
     index, operator = argument["index"], argument["op"]
-    if operator not in _OPERATORS or not 0 <= index <= 5:
+    if operator not in OPERATORS or not 0 <= index <= 5:
         raise InvalidParameter(f"invalid seccomp argument: {json.dumps(argument)}")
     value = argument["value"] & 0xFFFFFFFFFFFFFFFF
     second = (argument.get("valueTwo") or 0) & 0xFFFFFFFFFFFFFFFF
@@ -234,7 +240,7 @@ def compile_filter(seccomp: dict[str, Any]) -> bytes:
     """
     tables: dict[str, dict[str, int]] = json.loads((_PROFILES / "syscalls.json").read_text())
     native = os.uname().machine
-    names = {_ARCHITECTURES[name] for name in seccomp.get("architectures") or () if name in _ARCHITECTURES}
+    names = {ARCHITECTURES[name] for name in seccomp.get("architectures") or () if name in ARCHITECTURES}
     names.add(native)
     code: list[Instruction] = [(_LD_ABS, 0, 0, _OFFSET_ARCH)]
     if native == "x86_64":
