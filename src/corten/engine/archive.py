@@ -59,7 +59,7 @@ def go_mode(mode: int) -> int:
 def _clean(path: str) -> str:
     if "\0" in path:
         raise InvalidParameter("invalid path: it contains a NUL byte")
-    return os.path.normpath(f"/{path}").replace("//", "/")
+    return paths.clean(path)
 
 
 @contextlib.contextmanager

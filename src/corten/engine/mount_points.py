@@ -14,6 +14,7 @@ from typing import Any
 
 from corten.dockerapi.container import HostConfig, Mount
 from corten.errors import InvalidParameter, NotImplementedYet
+from corten.linux import paths
 
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -58,7 +59,7 @@ class MountPoint:
 def _destination(path: str, spec: str) -> str:
     if not path.startswith("/"):
         raise InvalidParameter(f"invalid volume specification: '{spec}': invalid mount config for type \"bind\": invalid mount path: '{path}' mount path must be absolute")
-    clean = os.path.normpath(path).replace("//", "/")
+    clean = paths.clean(path)
     if clean == "/":
         raise InvalidParameter(f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'")
     return clean
@@ -120,7 +121,7 @@ def parse_mount(mount: Mount) -> MountPoint:
         raise InvalidParameter(
             f"invalid mount config for type \"{kind}\": invalid mount path: '{mount.target}' mount path must be absolute"
         )
-    target = os.path.normpath(mount.target).replace("//", "/")
+    target = paths.clean(mount.target)
     if target == "/":
         raise InvalidParameter(f"invalid mount config for type \"{kind}\": invalid specification: destination can't be '/'")
     for name, given in (("bind", mount.bind_options), ("volume", mount.volume_options), ("tmpfs", mount.tmpfs_options)):

@@ -16,6 +16,7 @@ from corten.engine.mount_points import oci_mounts
 from corten.engine.security import SecurityOptions, capabilities, parse_security_options
 from corten.engine.spec import SpecInput, build_spec
 from corten.errors import Conflict, InvalidParameter
+from corten.linux import paths
 from corten.linux import process as kernel
 from corten.runtime import seccomp, tiny_init
 
@@ -87,7 +88,7 @@ class Preparation:
 
     def cgroup_path(self, container: Container) -> str:
         parent = container.host_config.cgroup_parent or self._config.cgroup_parent or "/corten"
-        return os.path.normpath(f"/{parent}/{container.id}")
+        return paths.clean(f"{parent}/{container.id}")
 
     def _seccomp(self, container: Container, options: SecurityOptions, names: list[str]) -> dict[str, Any] | None:
         if options.seccomp == "unconfined" or (container.host_config.privileged and not options.seccomp):

@@ -94,10 +94,14 @@ def _make_directory(directory: int, name: str, mode: int) -> bool:
     return True
 
 
+def clean(path: str) -> str:
+    """An absolute path without ".", ".." and doubled slashes (normpath keeps two at the front, as POSIX has it)."""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
 def split(path: str) -> tuple[str, str]:
     """(parent, last name) of a path inside a root; the name is never "." or ".."."""
-    clean = os.path.normpath("/" + path)
-    parent, name = os.path.split(clean)
+    parent, name = os.path.split(clean(path))
     return parent, name
 
 

@@ -237,7 +237,7 @@ class Init:
     # 8
     def _make_devices(self) -> None:
         entries = self._spec.get("mounts") or ()
-        bound = any(os.path.normpath(mount["destination"]) == "/dev" and "bind" in "".join(mount.get("options") or ()) for mount in entries)
+        bound = any(paths.clean(mount["destination"]) == "/dev" and "bind" in "".join(mount.get("options") or ()) for mount in entries)
         if not bound:
             rootfs.make_devices(self._root, self._linux.get("devices") or [], bind="user" in self._request.new)
             rootfs.make_links(self._root)

@@ -26,7 +26,7 @@ def _open_destination(root: int, destination: str, *, directory: bool) -> int:
 
     Errors: InvalidParameter when /proc or /sys is anything but a plain directory.
     """
-    clean = os.path.normpath("/" + destination)
+    clean = paths.clean(destination)
     if clean in _PLAIN_ONLY:
         try:
             return paths.openat2(
