@@ -16,6 +16,7 @@ from corten.engine.container import ZERO_TIME_NS, Container, Status
 from corten.engine.create import parse_signal
 from corten.engine.events import Events
 from corten.engine.live import Live
+from corten.engine.logs import log_attributes
 from corten.engine.preparation import Preparation
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
@@ -144,7 +145,7 @@ class Lifecycle:
                     container_id=container.id,
                     spec=spec,
                     rootfs=rootfs,
-                    log={"type": log.type, "config": log.config, "path": container.log_path},
+                    log={"type": log.type, "config": log.config, "path": container.log_path, "attributes": log_attributes(container)},
                     open_stdin=container.config.open_stdin,
                     stdin_once=container.config.stdin_once,
                     bundle=str(self._preparation.directory(container.id)),

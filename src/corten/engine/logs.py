@@ -1,7 +1,7 @@
 """What a container has written: read in worker threads, followed without polling.
 
-A follower waits for inotify events of the log's directory.  One inotify instance serves all followers of this daemon, since
-a user may have only 128 of them.
+A follower waits for inotify events of the log's directory.  One inotify instance serves all followers of this daemon,
+since a user may have only 128 of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corten.dockerapi.queries import LogQuery
+from corten.engine.container import Container
 from corten.engine.live import Live
 from corten.engine.streams import run_blocking
 from corten.errors import InvalidParameter
 from corten.linux import inotify
-from corten.logdriver import options
-from corten.logdriver.reader import LogReader
-from corten.logdriver.reader import LogQuery as ReadRequest
+from corten.logdriver import attributes, options
+from corten.logdriver.api import LogReader, ReadRequest
+from corten.logdriver.reader import open_reader
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,27 @@ def log_path(driver: str, directory: Path, container_id: str) -> str:
 def validate_log_config(driver: str, config: dict[str, str]) -> None:
     """Errors: NotFound for an unknown driver, InvalidParameter for an unknown or bad option, in Docker's words."""
     options.parse(driver, config)
+    attributes.expand_tag(config.get("tag", ""), attributes.LogSubject(id="", name="", image_id="", image_name=""))
+
+
+def log_attributes(container: Container) -> dict[str, str]:
+    """What the log options add to every entry: labels, variables, a tag.
+
+    Errors: InvalidParameter for a tag that is no template.
+    """
+    config = container.host_config.log_config.config
+    if attributes.ATTRIBUTE_OPTIONS.isdisjoint(config):
+        return {}
+    subject = attributes.LogSubject(
+        id=container.id,
+        name=container.name,
+        image_id=container.image_id,
+        image_name=container.config.image,
+        command=container.command,
+        environment=list(container.config.env or ()),
+        labels=container.config.labels,
+    )
+    return attributes.attributes(config, subject)
 
 
 class _Watcher:
@@ -106,9 +128,10 @@ def open_logs(live: Live, query: LogQuery) -> LogStream:
         timestamps=query.timestamps,
         details=query.details,
         tail=query.tail,
+        framed=not container.config.tty,
     )
     tty = container.config.tty
-    reader = LogReader(driver, container.log_path, request, tty=tty)
+    reader = open_reader(driver, container.log_path, request, follow=query.follow)
     return LogStream(tty, _follow(live, reader, container.log_path) if query.follow else _read(reader))
 
 

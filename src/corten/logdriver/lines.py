@@ -1,62 +1,97 @@
-"""Cutting a program's output into log lines as Docker does: at newlines, and every 16 KiB of a line that is longer."""
+"""Cutting a program's output into log entries as Docker's copier does.
+
+An entry is a line, or 16 KiB of a line that is longer: then every part but the last lacks the newline, and all parts
+bear the time of the first.  What has no newline yet waits for more, up to 16 KiB, or for the end of the stream.
+"""
 
 from __future__ import annotations
+
+import os
+from typing import NamedTuple
 
 MAXIMUM_LINE = 16 * 1024
 
 
-class LineCutter:
-    """One per stream.  ``feed`` gives back what is complete; the rest waits for more."""
+class Piece(NamedTuple):
+    """One or more entries with one time.
 
-    __slots__ = ("_rest",)
+    text:    whole lines with their newlines (ordinal 0), or one part of a long line without its newline
+    ordinal: 1 for the first part of a long line, 2 for the next …
+    last:    the part that ends the line
+    line_id: what the parts of one line have in common
+    """
+
+    text: bytes
+    moment_ns: int
+    ordinal: int = 0
+    last: bool = True
+    line_id: str = ""
+
+
+class LineCutter:
+    """One for each stream."""
+
+    __slots__ = ("_line_id", "_ordinal", "_rest", "_since_ns")
 
     def __init__(self) -> None:
         self._rest = b""
+        self._ordinal = 0  # parts of the present line that have been given out
+        self._line_id = ""
+        self._since_ns = 0
 
-    def feed(self, data: bytes) -> tuple[bytes, list[bytes]]:
-        """(whole lines as one piece, pieces one by one).
+    def feed(self, data: bytes, moment_ns: int) -> list[Piece]:
+        """What is complete now."""
+        if self._rest:
+            data = self._rest + data
+        pieces: list[Piece] = []
+        start = position = 0
+        if self._ordinal:
+            start = position = self._go_on(data, 0, pieces)
+        while not self._ordinal:
+            # the last newline of the next 16 KiB: every line up to it is short, so one look is enough for many lines
+            newline = data.rfind(b"\n", position, position + MAXIMUM_LINE)
+            if newline >= 0:
+                position = newline + 1
+                continue
+            if position > start:
+                pieces.append(Piece(data[start:position] if start or position < len(data) else data, moment_ns))
+                start = position
+            if len(data) - position < MAXIMUM_LINE:
+                break
+            self._since_ns = moment_ns
+            start = position = self._go_on(data, position, pieces)
+        self._rest = data[position:]
+        return pieces
 
-        The first is the fast way: nothing but lines that end and are short.  When a line is too long the pieces come
-        one by one instead, partial ones without a newline at their end.
-        """
-        data = self._rest + data if self._rest else data
-        end = data.rfind(b"\n") + 1
-        whole, rest = data[:end], data[end:]
-        if len(rest) < MAXIMUM_LINE and not _has_long_line(whole):
-            self._rest = rest
-            return whole, []
-        pieces: list[bytes] = []
-        for line in _split(whole):
-            pieces += _cut(line)
-        while len(rest) >= MAXIMUM_LINE:
-            pieces.append(rest[:MAXIMUM_LINE])
-            rest = rest[MAXIMUM_LINE:]
-        self._rest = rest
-        return b"", pieces
+    def _go_on(self, data: bytes, position: int, pieces: list[Piece]) -> int:
+        """Give out parts of a long line; where the next line, or what is too short for a part, begins."""
+        while True:
+            newline = data.find(b"\n", position, position + MAXIMUM_LINE)
+            if newline < 0 and len(data) - position < MAXIMUM_LINE:
+                return position
+            last = newline >= 0
+            end = newline if last else position + MAXIMUM_LINE
+            pieces.append(self._part(data[position:end], last=last))
+            if last:
+                return newline + 1
+            position = end
 
-    def finish(self) -> bytes:
-        """What is left at the end of the stream, without a newline."""
+    def _part(self, text: bytes, *, last: bool) -> Piece:
+        if not self._ordinal:
+            self._line_id = os.urandom(32).hex()
+        self._ordinal += 1
+        piece = Piece(text, self._since_ns, self._ordinal, last, self._line_id)
+        if last:
+            self._ordinal = 0
+        return piece
+
+    def finish(self, moment_ns: int) -> list[Piece]:
+        """The end of the stream: what is left has no newline and gets none."""
         rest, self._rest = self._rest, b""
-        return rest
-
-
-def _split(whole: bytes) -> list[bytes]:
-    return [line + b"\n" for line in whole.split(b"\n")[:-1]]
-
-
-def _cut(line: bytes) -> list[bytes]:
-    if len(line) <= MAXIMUM_LINE + 1:
-        return [line] if len(line) <= MAXIMUM_LINE else [line[:MAXIMUM_LINE], line[MAXIMUM_LINE:]]
-    return [line[start : start + MAXIMUM_LINE] for start in range(0, len(line), MAXIMUM_LINE)]
-
-
-def _has_long_line(whole: bytes) -> bool:
-    """Any line of more than 16 KiB: looked for in strides, since most output has short lines."""
-    position = 0
-    length = len(whole)
-    while position + MAXIMUM_LINE < length:
-        newline = whole.rfind(b"\n", position, position + MAXIMUM_LINE + 1)
-        if newline < 0:
-            return True
-        position = newline + 1
-    return False
+        if not rest:
+            return []
+        if not self._ordinal:
+            self._since_ns = moment_ns
+        piece = self._part(rest, last=False)
+        self._ordinal = 0
+        return [piece]

@@ -1,24 +1,19 @@
-"""The writers by name, and the ring that keeps a slow disk from holding up the program."""
+"""The writers by name."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from corten.logdriver import options
+from corten.logdriver.api import LogWriter, Loop
+from corten.logdriver.cutting import CuttingWriter
+from corten.logdriver.detached import DetachedWriter
 from corten.logdriver.json_file import JsonFileWriter
 from corten.logdriver.local import LocalWriter
-from corten.logdriver.options import LogOptions, parse
-
-
-class LogWriter(Protocol):
-    """What the shim holds.  ``write`` and ``finish`` raise OSError when the disk refuses."""
-
-    def write(self, stream: str, data: bytes, moment_ns: int) -> None: ...
-    def finish(self, moment_ns: int) -> None: ...
-    def close(self) -> None: ...
 
 
 class NoneWriter:
     """Keeps nothing."""
+
+    dropped = 0
 
     def write(self, stream: str, data: bytes, moment_ns: int) -> None:
         return
@@ -26,15 +21,26 @@ class NoneWriter:
     def finish(self, moment_ns: int) -> None:
         return
 
+    def rotate(self) -> None:
+        return
+
     def close(self) -> None:
         return
 
 
-def open_writer(driver: str, config: dict[str, str], path: str) -> tuple[LogWriter, LogOptions]:
-    """Errors: NotFound, InvalidParameter, OSError."""
-    options = parse(driver, config)
-    if driver == "json-file":
-        return JsonFileWriter(path, options), options
-    if driver == "local":
-        return LocalWriter(path, options), options
-    return NoneWriter(), options
+def open_writer(driver: str, config: dict[str, str], path: str, attributes: dict[str, str], loop: Loop) -> LogWriter:
+    """The writer of a new run of a container.
+
+    attributes: what ``attributes.attributes`` found for this container
+    Errors:     NotFound, InvalidParameter for the options; OSError for the file
+    """
+    chosen = options.parse(driver, config)
+    if driver == "none":
+        return NoneWriter()
+
+    def open_file() -> CuttingWriter:
+        if driver == "local":
+            return LocalWriter(path, chosen, attributes)
+        return JsonFileWriter(path, chosen, attributes)
+
+    return DetachedWriter(open_file, chosen.buffer_size, loop) if chosen.non_blocking else open_file()

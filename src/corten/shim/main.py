@@ -201,11 +201,11 @@ class Shim:
             undo.append(lambda: _remove_runtime_directory(self._directory))
             self._listen()
             log = message["log"]
-            self._writer, options = open_writer(log["type"], log["config"], log["path"])
+            self._writer = open_writer(log["type"], log["config"], log["path"], log.get("attributes") or {}, self._loop)
             undo.append(self._writer.close)
             self._mount(message["rootfs"])
             undo.append(self._unmount)
-            self._run_init(message, descriptors, drop_slow=options.non_blocking)
+            self._run_init(message, descriptors, drop_slow=log["config"].get("mode") == "non-blocking")
         except BaseException:
             if self._listener is not None:
                 self._loop.forget(self._listener.fileno())

@@ -1,0 +1,109 @@
+"""The files of one log, opened in their order although their names shift meanwhile.
+
+A rotation only ever moves a file to the next higher index.  Whoever opens from the newest to the oldest may meet a file
+twice, which its identity tells, and never misses one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+from typing import BinaryIO, cast
+
+from corten.logdriver.rotation import gzip_facts, highest_index
+
+
+class Piece:
+    """One open file.
+
+    identity: the inode that it has or, compressed, had
+    last_ns:  no entry is later, 0 when unknown
+    """
+
+    def __init__(self, descriptor: int, *, packed: bool) -> None:
+        self._descriptor = descriptor
+        self.packed = packed
+        status = os.fstat(descriptor)
+        self.size = status.st_size
+        self.identity, self.last_ns = gzip_facts(os.pread(descriptor, 4096, 0)) if packed else (status.st_ino, 0)
+        self._raw: BinaryIO | None = None
+
+    def is_same_as(self, other: Piece) -> bool:
+        """Both are one file of the log, one of them perhaps compressed.
+
+        An inode's number is used again once its file has gone, so a compressed file must agree in its time too.
+        """
+        if self.identity != other.identity or not self.identity:
+            return False
+        return not (self.packed or other.packed) or self._ended_ns() == other._ended_ns()
+
+    def _ended_ns(self) -> int:
+        return self.last_ns if self.packed else self.modified_ns()
+
+    def present_size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def modified_ns(self) -> int:
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Of a plain file."""
+        return os.pread(self._descriptor, size, offset)
+
+    def open_stream(self) -> BinaryIO:
+        """The content from the start."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._raw = open(self._descriptor, "rb", closefd=False)  # noqa: SIM115  # read after this returns
+        return cast(BinaryIO, gzip.GzipFile(fileobj=self._raw)) if self.packed else self._raw
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _open(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+
+
+def _open_index(path: str, index: int) -> Piece | None:
+    if not index:
+        descriptor = _open(path)
+        return None if descriptor is None else Piece(descriptor, packed=False)
+    # the compressed file is put in place before the plain one goes, so this order finds one of them
+    for name, packed in ((f"{path}.{index}", False), (f"{path}.{index}.gz", True)):
+        descriptor = _open(name)
+        if descriptor is not None:
+            return Piece(descriptor, packed=packed)
+    return None
+
+
+def open_pieces(path: str, known: Piece | None = None, limit: int = 1 << 16) -> list[Piece]:
+    """All files of the log, oldest first; with ``known`` only those that are newer, at most about ``limit``."""
+    found: list[Piece] = []
+    index = 0
+    try:
+        while len(found) < limit:
+            piece = _open_index(path, index)
+            index += 1
+            if piece is None:
+                if index > highest_index(path):
+                    break
+            elif known is not None and piece.is_same_as(known):
+                piece.close()
+                break
+            elif any(piece.is_same_as(other) for other in found):
+                piece.close()
+            else:
+                found.append(piece)
+    except BaseException:
+        for piece in found:
+            with contextlib.suppress(OSError):
+                piece.close()
+        raise
+    found.reverse()
+    return found
