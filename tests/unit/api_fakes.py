@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import shutil
 import socket
 import tempfile
@@ -11,7 +12,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from corten.api.server import Server
@@ -284,7 +284,13 @@ class FakeImages:
     def _document(self, name):
         if name not in ("host", "busybox:latest", "registry.example/team/app:1"):
             raise NotFound(f"No such image: {name}")
-        return {"Id": "sha256:" + "b" * 64, "RepoTags": [name], "Size": 5, "Config": {}, "Created": "2024-05-01T10:00:00Z"}
+        return {
+            "Id": "sha256:" + "b" * 64,
+            "RepoTags": [name],
+            "Size": 5,
+            "Config": {},
+            "Created": "2024-05-01T10:00:00Z",
+        }
 
     async def list(self, *, all=False, digests=False, filters=None):
         self.calls.note("images", all=all, digests=digests, filters=filters)
@@ -452,8 +458,6 @@ class Answer:
 
     @property
     def json(self):
-        import json
-
         return json.loads(self.body)
 
     @property
@@ -556,10 +560,14 @@ def eventually(condition, timeout=5.0):
         time.sleep(0.005)
 
 
+def flood(sock: socket.socket, block: bytes, limit: int) -> int:
+    """Send until nothing is taken any more, or ``limit`` bytes; returns how many were taken."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError, TimeoutError):
+        while sent < limit:
+            sent += sock.send(block)
+    return sent
+
+
 def path_stat(answer: Answer) -> Any:
-    import json
-
     return json.loads(base64.b64decode(answer.headers["x-docker-container-path-stat"]))
-
-
-__all__ = ["ApiServer", "Answer", "Client", "SimpleNamespace", "eventually", "frame", "path_stat"]

@@ -20,7 +20,13 @@ encode = msgspec.json.Encoder().encode
 def _without_nulls(value: Any, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise InvalidParameter("invalid JSON: nested too deeply")
+    if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+        raise InvalidParameter("invalid JSON: a number is out of range")
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidParameter("invalid JSON: a string contains a NUL byte")  # no name, path or argument can
     if isinstance(value, dict):
+        if any("\0" in key for key in value):
+            raise InvalidParameter("invalid JSON: a key contains a NUL byte")
         return {key: _without_nulls(item, depth + 1) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_without_nulls(item, depth + 1) for item in value if item is not None]
@@ -34,7 +40,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     """
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, numbers of thousands of digits
         raise InvalidParameter(f"invalid JSON: {error}") from error
     try:
         return msgspec.convert(_without_nulls(document), kind)

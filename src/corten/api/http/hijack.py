@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import select
 import socket
+import termios
 
 from corten.api.http.body import BadFraming, Framing
+
+_EAGERNESS = 30  # turns of the loop
+_PATIENCE = 230  # and then milliseconds
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
@@ -24,6 +29,14 @@ def has_hung_up(transport: asyncio.BaseTransport) -> bool:
     poller = select.poll()
     poller.register(handle.fileno(), 0)
     return bool(poller.poll(0))
+
+
+def _has_unread(transport: asyncio.BaseTransport) -> bool:
+    """The peer of a unix socket has not read all that was sent (unix(7), SIOCOUTQ); False for other sockets."""
+    handle = transport.get_extra_info("socket")
+    if handle is None or handle.family != socket.AF_UNIX or handle.fileno() < 0:
+        return False
+    return any(fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
 
 
 class StreamEnd(asyncio.Protocol):
@@ -87,10 +100,24 @@ class RawClient(asyncio.Protocol):
             self.receive_early(early)
         if input_ended:
             self.end_input()
-        if stream.is_lost:
+        self._start_output()
+
+    def _start_output(self, tries: int = 0) -> None:
+        """Let output flow once the client has read the response's head.
+
+        Clients that read heads through a buffer and streams from the bare socket (docker-py) lose what comes in one
+        piece with the head.  dockerd is slow enough for them; a unix socket tells what has not been read.
+        """
+        if self.transport.is_closing() or self.stream.is_lost:
             self.finish()
+        elif tries < _PATIENCE and _has_unread(self.transport):
+            loop = asyncio.get_running_loop()
+            if tries < _EAGERNESS:  # a timer would cost a millisecond
+                loop.call_soon(self._start_output, tries + 1)
+            else:
+                loop.call_later(0.001, self._start_output, tries + 1)
         else:
-            stream.transport.resume_reading()
+            self.stream.transport.resume_reading()
 
     # -- client to program ------------------------------------------------------------------------------------------
 
