@@ -170,7 +170,7 @@ def parse_block(block: bytes) -> TarEntry:
     if magic[:5] == b"ustar":
         entry.uname = uname.partition(b"\0")[0]
         entry.gname = gname.partition(b"\0")[0]
-        if kind == CHARACTER or kind == BLOCK_DEVICE:
+        if kind in (CHARACTER, BLOCK_DEVICE):
             entry.devmajor, entry.devminor = number(major), number(minor)
         if prefix[0] and magic[:6] == b"ustar\0":
             if tail[8:] == b"tar\0":

@@ -47,7 +47,10 @@ def diff_ids(document: dict[str, Any]) -> list[Digest]:
     listed = documents.strings(rootfs, "diff_ids", _WHAT)
     if len(listed) > MAX_LAYERS:
         raise InvalidParameter(f"max depth exceeded: {len(listed)} layers, the limit is {MAX_LAYERS}")
-    return [parse_digest(item) for item in listed]
+    digests = [parse_digest(item) for item in listed]
+    if not all(digest.startswith("sha256:") for digest in digests):
+        raise InvalidParameter(f"invalid {_WHAT}: diff_ids must be sha256 digests")
+    return digests
 
 
 def history(document: dict[str, Any]) -> list[dict[str, Any]]:

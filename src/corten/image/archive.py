@@ -1,0 +1,74 @@
+"""Files out of a tree and into it as plain tars: what ``cp``, ``export`` and imports of files need.
+
+Here ``.wh.`` names are ordinary files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from corten.image import tarwrite
+from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
+from corten.image.extract import ExtractOptions, Extractor
+from corten.image.tarstream import TarReader, chunks_of
+from corten.image.treewalk import TreeWriter, walk
+
+
+def tar_tree(dir_fd: int, name: str, arcname: str, *, one_file_system: bool = False) -> Iterator[bytes]:
+    """The file or tree ``name`` in the directory ``dir_fd`` as a tar, in pieces.
+
+    name:     one name, never followed when it is a link; "." is the directory itself
+    arcname:  how the top member is called; "" leaves it out and names what is below relative to it
+    one_file_system: leave out what is inside other file systems mounted below
+    Errors:   FileNotFoundError when ``name`` is not there; what vanishes while it is read is left out.
+    """
+    top = os.dup(dir_fd)
+    try:
+        writer = TreeWriter(top)
+        try:
+            status = os.stat(name, dir_fd=top, follow_symlinks=False)
+            path = b"" if name in (".", "") else os.fsencode(name)
+            shown = os.fsencode(arcname).strip(b"/")
+            if arcname and not shown:
+                yield from walk(writer, path, status, b".", one_file_system=one_file_system, top=True)
+            else:
+                yield from walk(writer, path, status, shown, one_file_system=one_file_system, top=bool(shown))
+            yield tarwrite.END
+        finally:
+            writer.close()
+    finally:
+        os.close(top)
+
+
+def untar_into(
+    dir_fd: int,
+    stream: BinaryIO,
+    *,
+    no_overwrite_dir_non_dir: bool = False,
+    owner: tuple[int, int] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> int:
+    """Unpack a tar in any compression below the directory ``dir_fd``; the number of members.
+
+    owner: (uid, gid) for everything instead of the archive's owners
+    Errors: InvalidParameter and DataLoss (bad archive), Conflict (a directory in the way, with no_overwrite_dir_non_dir),
+            SystemFailure (no space).
+    """
+    _, plain = decompressed(chunks_of(stream), limits)
+    privileged = os.geteuid() == 0
+    options = ExtractOptions(
+        chown=privileged,
+        owner=owner,
+        devices=privileged,
+        no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+        keep_root=True,
+        keep_space=False,
+    )
+    return Extractor(dir_fd, TarReader(plain), options).run()
+
+
+def is_directory(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)

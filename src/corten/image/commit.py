@@ -1,0 +1,91 @@
+"""``commit``: what a container changed becomes a layer on top of its image.  Source: docker commit(1)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from corten.image.changes import apply_changes
+from corten.image.layer_diff import changes_tar, overlay_tar
+from corten.image.layers import Layers, Staged, iterated
+from corten.image.metadata import Layer
+from corten.image.register import NewImage, Registrar, Session
+from corten.oci import config as image_config
+from corten.oci.documents import encode
+from corten.oci.platform import from_document
+from corten.oci.reference import Reference
+
+# what of a container's configuration belongs to an image (image-spec config.md and Docker's additions)
+_IMAGE_KEYS = (
+    "User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal", "StopTimeout",
+    "Healthcheck", "OnBuild", "Shell", "ArgsEscaped",
+)  # fmt: skip
+_ON_HOST = "holds only what was changed on top of the machine's own root file system"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitWanted:
+    container_id: str
+    run: dict[str, Any]
+    command: str
+    author: str
+    comment: str
+
+    @classmethod
+    def check(
+        cls, container_id: str, config: dict[str, Any], changes: list[str], command: str, author: str, comment: str
+    ) -> CommitWanted:
+        """Errors: InvalidParameter (changes)."""
+        run = {key: config[key] for key in _IMAGE_KEYS if config.get(key) not in (None, "", [], {}, False)}
+        return cls(container_id, apply_changes(run, changes), command, author, comment)
+
+    def build(
+        self,
+        session: Session,
+        layers: Layers,
+        registrar: Registrar,
+        base_id: str,
+        base: dict[str, Any],
+        below: list[Layer],
+        name: Reference | None,
+    ) -> NewImage:
+        """below: the base image's layers, base first.  Errors: InvalidParameter (too many layers), SystemFailure."""
+        parent = below[-1] if below else None
+        staged = self._stage(layers, parent)
+        stack = list(below)
+        if staged.stats.entries:
+            stack.append(registrar.place(session, staged, parent))
+        else:
+            layers.discard(staged)
+        for layer in below:
+            session.hold(layer)
+        document = self._document(base, stack, empty=not staged.stats.entries)
+        return NewImage(encode(document), tuple(stack), (name,) if name else (), parent=base_id)
+
+    def _stage(self, layers: Layers, parent: Layer | None) -> Staged:
+        snapshotter = layers.snapshotter
+        if snapshotter.overlay_whiteouts:
+            tar = overlay_tar(snapshotter.upper_path(self.container_id), privileged=os.geteuid() == 0)
+        else:
+            tar = changes_tar(snapshotter.upper_path(self.container_id), snapshotter.changes(self.container_id))
+        return layers.stage(iterated(tar), parent)
+
+    def _document(self, base: dict[str, Any], stack: list[Layer], *, empty: bool) -> dict[str, Any]:
+        created = image_config.now()
+        document = image_config.new_config(
+            platform=from_document(base), created=created, run=self.run, author=self.author
+        )
+        for key in ("os.version", "os.features"):
+            if key in base:
+                document[key] = base[key]
+        document["rootfs"]["diff_ids"] = [layer.diff_id for layer in stack if not layer.is_host]
+        comment = self.comment or (_ON_HOST if any(layer.is_host for layer in stack) else "")
+        step: dict[str, Any] = {"created": created}
+        for key, value in (("author", self.author), ("created_by", self.command), ("comment", comment)):
+            if value:
+                step[key] = value
+        if empty:
+            step["empty_layer"] = True
+        document["history"] = [*image_config.history(base), step]
+        return document

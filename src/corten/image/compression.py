@@ -1,0 +1,380 @@
+"""Compressed streams: told apart by their first bytes, inflated block by block, stopped when they blow up.
+
+Everything works on chunk sources: functions that return the next bytes and b"" at the end, so that reading, hashing and
+inflating are put together like pipes.  All inflating happens in this process: no program of an image or of the host runs.
+
+Limits (``Limits``): a stream may grow to ``grace`` bytes whatever it is made of; beyond that it may not be larger than
+``ratio`` times its compressed size, and never larger than ``absolute``.  gzip reaches 1032 to 1 on zeros; real layers
+stay below 20 to 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from corten.errors import DataLoss, InvalidParameter
+from corten.oci.digest import Digest, hasher
+
+Chunks = Callable[[], bytes]
+
+CHUNK = 1 << 20
+_XZ_MEMORY = 256 << 20
+_ZSTD_WINDOW = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes, and decompressed bytes per compressed byte."""
+
+    ratio: int = 200
+    grace: int = 1 << 30
+    absolute: int = 256 << 30
+
+
+DEFAULT_LIMITS = Limits()
+
+_MAGICS = (
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"BZh", "bzip2"),
+)
+_LONGEST_MAGIC = 6
+
+
+def detect(start: bytes) -> str:
+    """The compression of a stream that begins with ``start`` (at least 6 bytes): gzip, zstd, xz, bzip2, or "" for none."""
+    for magic, name in _MAGICS:
+        if start.startswith(magic):
+            return name
+    # a skippable zstd frame: 0x184D2A5?
+    if len(start) >= 4 and start[1:4] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50:
+        return "zstd"
+    return ""
+
+
+def peek(source: Chunks, size: int = _LONGEST_MAGIC) -> tuple[bytes, Chunks]:
+    """The first bytes (fewer only when there are no more), and a source that still begins with them."""
+    start = source()
+    while 0 < len(start) < size:
+        more = source()
+        if not more:
+            break
+        start += more
+    held: list[bytes] = [start]
+
+    def next_chunk() -> bytes:
+        return held.pop() if held else source()
+
+    return start, next_chunk
+
+
+def decompressed(source: Chunks, limits: Limits = DEFAULT_LIMITS) -> tuple[str, Chunks]:
+    """(name of the compression, source of the plain bytes).  The errors of the plain source:
+
+    InvalidParameter for damaged or truncated streams, and for those that grow beyond the limits.
+    """
+    start, source = peek(source)
+    name = detect(start)
+    if not name:
+        return name, _bounded(source, limits)
+    return name, {"gzip": _gzip, "zstd": _zstd, "xz": _xz, "bzip2": _bzip2}[name](_Meter(source, limits))
+
+
+class _Meter:
+    """Counts what goes in and what comes out."""
+
+    def __init__(self, source: Chunks, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        self._in = self._out = 0
+
+    def take(self) -> bytes:
+        chunk = self._source()
+        self._in += len(chunk)
+        return chunk
+
+    def give(self, chunk: bytes) -> bytes:
+        self._out += len(chunk)
+        limits = self._limits
+        if self._out > limits.absolute:
+            raise InvalidParameter(f"the archive is larger than {limits.absolute} bytes when decompressed")
+        if self._out > limits.grace and self._out > self._in * limits.ratio:
+            raise InvalidParameter(
+                f"the archive grows more than {limits.ratio} times when decompressed: refused as a decompression bomb"
+            )
+        return chunk
+
+
+def _bounded(source: Chunks, limits: Limits) -> Chunks:
+    total = 0
+
+    def next_chunk() -> bytes:
+        nonlocal total
+        chunk = source()
+        total += len(chunk)
+        if total > limits.absolute:
+            raise InvalidParameter(f"the archive is larger than {limits.absolute} bytes")
+        return chunk
+
+    return next_chunk
+
+
+def _damaged(name: str, why: object) -> InvalidParameter:
+    return InvalidParameter(f"invalid {name} data: {' '.join(str(why).split())[:160]}")
+
+
+def _gzip(meter: _Meter) -> Chunks:
+    from isal import igzip_lib
+
+    def new() -> Any:
+        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+    broken: Any = igzip_lib.IsalError  # a class, which its stubs declare as an instance
+    return _streams(meter, "gzip", new, (broken, EOFError, ValueError), padding=1)
+
+
+def _xz(meter: _Meter) -> Chunks:
+    import lzma
+
+    return _streams(
+        meter,
+        "xz",
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+        (lzma.LZMAError, EOFError),
+        padding=4,
+    )
+
+
+def _bzip2(meter: _Meter) -> Chunks:
+    import bz2
+
+    return _streams(meter, "bzip2", bz2.BZ2Decompressor, (OSError, ValueError, EOFError), padding=0)
+
+
+def _streams(
+    meter: _Meter, name: str, new: Callable[[], Any], errors: tuple[type[Exception], ...], padding: int
+) -> Chunks:
+    """One stream after the other (members of gzip, streams of xz and bzip2) until the input ends.
+
+    padding: zeros after a stream are allowed in multiples of this; 0: not at all
+    """
+    state: Any = new()
+    waiting = b""
+    fresh = False  # a stream is over and nothing of a next one has been seen
+    ended = False
+
+    def next_chunk() -> bytes:
+        nonlocal state, waiting, fresh, ended
+        while not ended:
+            if not waiting and (fresh or state.needs_input):
+                waiting = meter.take()
+                if not waiting:
+                    if not fresh:
+                        raise _damaged(name, "unexpected EOF")
+                    ended = True
+                    return b""
+            if fresh:
+                if padding:
+                    waiting = waiting.lstrip(b"\0")
+                    if not waiting:
+                        continue
+                state, fresh = new(), False
+            try:
+                data = state.decompress(waiting, CHUNK)
+            except errors as error:
+                raise _damaged(name, error) from error
+            waiting = b""
+            if state.eof:
+                waiting, fresh = state.unused_data, True
+            if data:
+                return meter.give(data)
+        return b""
+
+    return next_chunk
+
+
+class _ZstdFrames:
+    """Follows the frames of a zstd stream, which the library does not report: a stream cut inside one is truncated.
+
+    Source: RFC 8878, section 3.1.
+    """
+
+    def __init__(self) -> None:
+        self._skip = 0
+        self._held = b""
+        self._state: Callable[[bytes], None] = self._magic
+        self._wanted = 4
+        self._checksum = False
+
+    @property
+    def at_end(self) -> bool:
+        return self._state == self._magic and not self._held and not self._skip
+
+    def feed(self, data: bytes) -> None:
+        position, size = 0, len(data)
+        while position < size:
+            if self._skip:
+                step = min(self._skip, size - position)
+                self._skip -= step
+                position += step
+                continue
+            need = self._wanted - len(self._held)
+            self._held += data[position : position + need]
+            position += need
+            if len(self._held) >= self._wanted:
+                held, self._held = self._held, b""
+                self._state(held)
+
+    def _next(self, state: Callable[[bytes], None], wanted: int, skip: int = 0) -> None:
+        self._state, self._wanted, self._skip = state, wanted, skip
+
+    def _magic(self, held: bytes) -> None:
+        number = int.from_bytes(held, "little")
+        if number & 0xFFFFFFF0 == 0x184D2A50:
+            self._next(self._skippable, 4)
+        else:
+            self._next(self._descriptor, 1)
+
+    def _skippable(self, held: bytes) -> None:
+        self._next(self._magic, 4, int.from_bytes(held, "little"))
+
+    def _descriptor(self, held: bytes) -> None:
+        flags = held[0]
+        self._checksum = bool(flags & 4)
+        single = bool(flags & 0x20)
+        content = (1 if single else 0, 2, 4, 8)[flags >> 6]
+        self._next(self._block, 3, (0 if single else 1) + (0, 1, 2, 4)[flags & 3] + content)
+
+    def _block(self, held: bytes) -> None:
+        number = int.from_bytes(held, "little")
+        size = 1 if (number >> 1) & 3 == 1 else number >> 3
+        if number & 1:
+            self._next(self._magic, 4, size + (4 if self._checksum else 0))
+        else:
+            self._next(self._block, 3, size)
+
+
+def _zstd(meter: _Meter) -> Chunks:
+    import zstandard
+
+    frames = _ZstdFrames()
+
+    class Source:
+        @staticmethod
+        def read(size: int = -1) -> bytes:
+            # the library reads what it is given whole: a short read is no end
+            chunk = meter.take()
+            frames.feed(chunk)
+            return chunk
+
+    source: Any = Source()
+    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(source, read_across_frames=True)
+
+    def next_chunk() -> bytes:
+        try:
+            data: bytes = reader.read(CHUNK)
+        except zstandard.ZstdError as error:
+            raise _damaged("zstd", error) from error
+        if not data and not frames.at_end:
+            raise _damaged("zstd", "unexpected EOF")
+        return meter.give(data)
+
+    return next_chunk
+
+
+# -- hashing and reading ahead ----------------------------------------------------------------------------------------
+
+
+class Hashed:
+    """A chunk source that hashes and counts what passes."""
+
+    def __init__(self, source: Chunks, digest: Digest | None = None) -> None:
+        self._source = source
+        self._hash = hasher(digest)
+        self.size = 0
+
+    def __call__(self) -> bytes:
+        chunk = self._source()
+        self._hash.update(chunk)
+        self.size += len(chunk)
+        return chunk
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(f"{self._hash.name}:{self._hash.hexdigest()}")
+
+
+def verified(source: Chunks, digest: Digest, size: int = -1) -> Chunks:
+    """The same bytes; their end is refused when digest or size are not what was promised.
+
+    Errors: DataLoss.
+    """
+    hashed = Hashed(source, digest)
+
+    def next_chunk() -> bytes:
+        chunk = hashed()
+        if size >= 0 and hashed.size > size:
+            raise DataLoss(f"invalid content {digest}: more than the promised {size} bytes")
+        if not chunk:
+            if size >= 0 and hashed.size != size:
+                raise DataLoss(f"invalid content {digest}: {hashed.size} bytes instead of {size}")
+            if hashed.digest != digest:
+                raise DataLoss(f"invalid content: expected digest {digest}, got {hashed.digest}")
+        return chunk
+
+    return next_chunk
+
+
+def drain(source: Chunks) -> None:
+    while source():
+        pass
+
+
+@contextlib.contextmanager
+def read_ahead(source: Chunks, depth: int = 4) -> Iterator[Chunks]:
+    """Run ``source`` in a thread of its own, at most ``depth`` chunks ahead: inflating and hashing beside writing files.
+
+    Within the block only the chunks given out may touch what ``source`` reads.
+    """
+    chunks: queue.Queue[bytes | BaseException] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def pump() -> None:
+        try:
+            while not stopped.is_set():
+                chunk = source()
+                chunks.put(chunk)
+                if not chunk:
+                    return
+        except BaseException as error:  # handed over to the reader
+            chunks.put(error)
+
+    thread = threading.Thread(target=pump, name="read-ahead", daemon=True)
+    thread.start()
+    over = False
+
+    def next_chunk() -> bytes:
+        nonlocal over
+        if over:
+            return b""
+        item = chunks.get()
+        if isinstance(item, BaseException):
+            over = True
+            raise item
+        over = not item
+        return item
+
+    try:
+        yield next_chunk
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                chunks.get(timeout=0.01)
+        thread.join()

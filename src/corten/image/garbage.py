@@ -1,0 +1,96 @@
+"""Mark and sweep: what no image, no container and no work in progress uses goes.
+
+Layers leave the database first and the disk afterwards; what a crash leaves between is swept at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from corten.errors import CortenError
+from corten.image.blobs import Blobs
+from corten.image.layers import Leases
+from corten.image.metadata import Layer, Metadata
+from corten.snapshot.api import Snapshotter
+
+logger = logging.getLogger(__name__)
+
+
+class Garbage:
+    """Thread-safe: one sweep at a time, under the database's lock."""
+
+    def __init__(self, metadata: Metadata, snapshotter: Snapshotter, blobs: Blobs, leases: Leases) -> None:
+        self._metadata = metadata
+        self._snapshotter = snapshotter
+        self._blobs = blobs
+        self._leases = leases
+
+    def sweep_layers(self) -> list[Layer]:
+        """Remove unused layers; the removed ones.  Errors: SystemFailure when the database refuses."""
+        with self._metadata.lock:
+            layers = {layer.key: layer for layer in self._metadata.layers()}
+            unused = [layers[key] for key in layers.keys() - self._marked(layers)]
+            if not unused:
+                return []
+            with self._metadata.change() as change:
+                for layer in unused:
+                    change.remove_layer(layer.key)
+        for layer in unused:
+            self._discard(layer.snapshot)
+        return unused
+
+    def _marked(self, layers: dict[str, Layer]) -> set[str]:
+        """Keys of layers in use, with all that they stand on."""
+        held = self._leases.held()
+        pending = [key for image in self._metadata.images() for key in image.layers]
+        for image_id in held:
+            record = self._metadata.image(image_id)
+            pending += record.layers if record else ()
+        pending += held & layers.keys()
+        containers = self._used_by_containers()
+        pending += [layer.key for layer in layers.values() if layer.snapshot in containers]
+        marked: set[str] = set()
+        while pending:
+            key = pending.pop()
+            if key in marked or key not in layers:
+                continue
+            marked.add(key)
+            pending.append(layers[key].parent)
+        return marked
+
+    def _used_by_containers(self) -> set[str]:
+        """Snapshots below containers, also of images that were removed by force."""
+        used: set[str] = set()
+        for snapshot in self._snapshotter.ids():
+            if snapshot.endswith("-init") or not self._snapshotter.is_container(snapshot):
+                continue
+            for path in self._snapshotter.data(snapshot).get("LowerDir", "").split(":"):
+                # …/<id>/diff; a directory of the host is kept by the image that shows it
+                used.add(os.path.basename(os.path.dirname(path)))
+        return used
+
+    def _discard(self, snapshot: str) -> None:
+        try:
+            self._snapshotter.discard(snapshot)
+        except (OSError, CortenError) as error:
+            logger.warning("layer %s could not be removed and stays until the next start: %s", snapshot, error)
+
+    def sweep_blobs(self, *, older_than_s: float = 0.0) -> int:
+        """Remove configs and manifests that no image names; bytes freed."""
+        with self._metadata.lock:
+            used: set[str] = set()
+            for image in self._metadata.images():
+                used.add(image.id)
+                used.update(name.partition("@")[2] for name in image.digests)
+            return self._blobs.sweep(used, older_than_s=older_than_s)
+
+    def sweep_start(self) -> None:
+        """Before anything runs: staged layers, snapshots that no record names, half-written blobs."""
+        known = {layer.snapshot for layer in self._metadata.layers()}
+        for snapshot in self._snapshotter.ids():
+            if snapshot not in known and not self._snapshotter.is_container(snapshot):
+                logger.info("removing the unfinished layer %s", snapshot)
+                self._discard(snapshot)
+        self.sweep_layers()
+        self.sweep_blobs()
