@@ -509,3 +509,13 @@ def test_connections_leave_nothing_behind(server):
                 client.read_head()
     eventually(lambda: server.server.connections == 0)
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_pipelined_requests_of_a_half_closed_client_are_all_answered(server):
+    with server.connect() as client:
+        client.send(b"GET /containers/json HTTP/1.1\r\n\r\n" * 3 + b"GET /_ping HTTP/1.1\r\n\r\n" * 40)
+        client.end_sending()
+        answers = [client.read_answer() for _ in range(43)]
+        assert [answer.status for answer in answers] == [200] * 43
+        assert answers[-1].headers["connection"] == "close"
+        assert client.receive() == b""

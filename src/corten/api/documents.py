@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from corten.api.errors import message_of
 from corten.api.http.messages import JSON, HttpError, Limits, Request, Response, StreamResponse
+from corten.api.http.streaming import close_iterator
 from corten.dockerapi.codec import decode, encode
 from corten.errors import InvalidParameter
 
@@ -61,13 +62,6 @@ async def _lines(documents: AsyncIterator[Any], end: bytes) -> AsyncIterator[byt
             yield encode(document) + end
     finally:
         await close_iterator(documents)
-
-
-async def close_iterator(iterator: AsyncIterator[Any]) -> None:
-    """End a generator that was not read to its end now, not when it is collected."""
-    close = getattr(iterator, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def json_stream(documents: AsyncIterator[Any], *, at_once: bool, endless: bool = False) -> StreamResponse:

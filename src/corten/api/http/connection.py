@@ -13,56 +13,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
 
+from corten.api.http.application import Application, Work
 from corten.api.http.body import BadFraming, LengthFraming, RequestBody
 from corten.api.http.head import HeadParser
-from corten.api.http.hijack import RawClient, has_hung_up, open_stream
+from corten.api.http.hijack import RawClient, has_hung_up
 from corten.api.http.messages import (
     Hijack,
     HttpError,
-    Limits,
-    Reply,
     Request,
     Response,
     StreamResponse,
     WebSocketHijack,
 )
+from corten.api.http.streaming import LAST_CHUNK, StreamFailure, close_iterator, framed, send_stream
 from corten.api.http.websocket import WebSocketClient, handshake
-from corten.api.http.wire import BODILESS, CONTINUE, Heads
+from corten.api.http.wire import BODILESS, CONTINUE
 from corten.errors import CortenError, InvalidParameter
 
 logger = logging.getLogger(__name__)
 
 _END = b"\r\n\r\n"
 _BURST = 16  # pipelined requests that are answered before other connections get their turn
-
-
-Work = Callable[[], Coroutine[Any, Any, Reply]]
-
-
-class Application(Protocol):
-    """What answers the requests of a connection."""
-
-    limits: Limits
-    heads: Heads
-
-    def respond(self, request: Request) -> Response | Work:
-        """A response that needs no waiting, or the work that gives one; neither raises but for cancellation."""
-
-    def failure(self, error: Exception, request: Request | None) -> Response:
-        """The response that tells of ``error``."""
-
-    def connected(self, connection: Connection) -> None: ...
-
-    def disconnected(self, connection: Connection) -> None: ...
-
-    def hijacked(self, connection: Connection, client: RawClient) -> None:
-        """The transport of ``connection`` belongs to ``client`` from now on."""
-
-    def adopt(self, task: asyncio.Task[None]) -> None:
-        """Keep work alive whose client has gone."""
 
 
 class Connection(asyncio.Protocol):
@@ -84,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._half_closed = False
         self._endless = False
         self._reading_paused = False
+        self._body_held = False
         self._room: asyncio.Future[None] | None = None
         self._more_is_scheduled = False
         self._head_since = 0.0
@@ -138,15 +111,11 @@ class Connection(asyncio.Protocol):
             data = self._feed_body(self._request, data)
             if not data:
                 return
-            self._buffer += data
-            if len(self._buffer) > self._limits.ahead_bytes and not self._reading_paused and self._request is not None:
-                self._reading_paused = True
-                self._transport.pause_reading()
-            if self._request is not None:
-                return
+        self._buffer += data
+        if self._request is None:
+            self._advance()
         else:
-            self._buffer += data
-        self._advance()
+            self._balance()
 
     def _feed_body(self, request: Request, data: bytes) -> bytes:
         body = request.body
@@ -167,42 +136,63 @@ class Connection(asyncio.Protocol):
         return data
 
     def eof_received(self) -> bool:
-        self._keep_alive = False
-        if self._closing or self._request is None:
-            if self._buffer and not self._closing:
-                self._refuse(HttpError(400, "unexpected EOF: the request is incomplete", closes=True))
+        if self._closing:
             return False
         if self._skipping or has_hung_up(self._transport):
             self._transport.abort()
             return False
-        # only the sending half was closed: the client may still want its answer
+        # only the sending half was closed: the client may still want its answers
         self._half_closed = True
-        self._request.body.fail(InvalidParameter("unexpected EOF: the request body is incomplete"))
-        return True
+        if self._request is not None:
+            self._request.body.fail(InvalidParameter("unexpected EOF: the request body is incomplete"))
+            return True
+        self._advance()
+        return not self._closing
 
-    def _pause_body(self) -> None:
-        if not self._reading_paused and not self._closing:
-            self._reading_paused = True
-            self._transport.pause_reading()
+    def _hold_body(self) -> None:
+        self._body_held = True
+        self._balance()
 
-    def _resume_reading(self) -> None:
-        if self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = False
-            self._transport.resume_reading()
+    def _release_body(self) -> None:
+        self._body_held = False
+        self._balance()
+
+    def _balance(self) -> None:
+        """Read no more than somebody wants: the rest waits in the kernel, and with it the client."""
+        pause = self._body_held or len(self._buffer) > self._limits.ahead_bytes
+        if pause != self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     # -- heads ------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Answer what has arrived completely, as far as the client takes the answers."""
+        self._answer_arrived()
+        self._balance()
+
+    def _answer_arrived(self) -> None:
         self._more_is_scheduled = False
         for _ in range(_BURST):
             if self._request is not None or self._closing or self._room is not None:
                 return
             if not self._buffer or not self._begin():
+                if self._half_closed and not self._closing:
+                    self._end_half_closed()
                 return
         if self._buffer and not self._more_is_scheduled:
             self._more_is_scheduled = True
             self._loop.call_soon(self._advance)
+
+    def _end_half_closed(self) -> None:
+        """The client sends no more, and what it has sent is answered."""
+        if self._buffer:
+            self._refuse(HttpError(400, "unexpected EOF: the request is incomplete", closes=True))
+        else:
+            self._close()
 
     def _begin(self) -> bool:
         """Take one head from the buffer and start its request; False when more bytes are needed."""
@@ -246,8 +236,8 @@ class Connection(asyncio.Protocol):
     def _parse(self, raw: bytes) -> Request:
         """Errors: HttpError."""
         head = self._parser.parse(raw)
-        self._keep_alive = head.keeps and not self._half_closed
-        body = RequestBody(head.framing, self._limits.ahead_bytes, self._pause_body, self._resume_reading)
+        self._keep_alive = head.keeps
+        body = RequestBody(head.framing, self._limits.ahead_bytes, self._hold_body, self._release_body)
         expectation = head.headers.get("expect")
         if expectation is not None:
             if expectation.lower() != "100-continue":
@@ -278,7 +268,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(reply, StreamResponse):
                 await self._stream(request, reply)
             else:
-                await self._hand_over(request, reply)
+                self._hand_over(request, reply)
         except Exception:
             logger.exception("connection failed while answering %s %s", request.method, request.path)
             self._transport.abort()
@@ -293,14 +283,13 @@ class Connection(asyncio.Protocol):
         head = self._application.heads.head(
             response.status, response.content_type, response.headers, framing, closes=True
         )
-        self._buffer.clear()
         if not self._transport.is_closing():
             self._transport.write(head + response.body)
         self._close_gently()
 
     def _keeps(self, request: Request) -> bool:
         """The connection can serve another request after this one."""
-        if not self._keep_alive or self._half_closed:
+        if not self._keep_alive or (self._half_closed and not self._buffer):
             return False
         body = request.body
         if body.is_received:
@@ -334,13 +323,13 @@ class Connection(asyncio.Protocol):
             self._next_request()
         else:
             self._skipping = True
-            self._resume_reading()
+            self._release_body()
 
     def _next_request(self) -> None:
         self._request = self._task = None
         self._skipping = False
         self._idle_since = self._loop.time()
-        self._resume_reading()
+        self._release_body()
 
     def _close(self) -> None:
         """Close once everything has been sent."""
@@ -356,7 +345,8 @@ class Connection(asyncio.Protocol):
             return
         if self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
-        self._resume_reading()
+        self._buffer.clear()
+        self._release_body()
         self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     async def _stream(self, request: Request, reply: StreamResponse) -> None:
@@ -364,92 +354,68 @@ class Connection(asyncio.Protocol):
         keeps = chunked and self._keeps(request)
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         head = self._application.heads.head(200, reply.content_type, reply.headers, framing, closes=not keeps)
-        write = self._transport.write
-        chunks = reply.chunks
-        started = False
         self._endless = reply.endless
         try:
             if request.method == "HEAD":
-                write(head)
+                await close_iterator(reply.chunks)
+                self._transport.write(head)
             else:
-                if reply.at_once:
-                    write(head)
-                    started = True
-                async for chunk in chunks:
-                    if not chunk:
-                        continue
-                    framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk
-                    write(framed if started else head + framed)
-                    started = True
-                    await self._drained()
-                if not started:
-                    write(head)
-                if chunked:
-                    write(b"0\r\n\r\n")
-        except Exception as error:
-            if not self._end_failed_stream(request, reply, error, started=started, chunked=chunked):
+                write, drained = self._transport.write, self._drained
+                await send_stream(reply, head, chunked=chunked, write=write, drained=drained)
+        except StreamFailure as failure:
+            if not self._end_failed_stream(request, reply, failure, chunked=chunked):
                 return
         finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
+            self._endless = False
         self._task = None
-        self._endless = False
         if not self._transport.is_closing():
             self._finish(request, keeps)
 
     def _end_failed_stream(
-        self, request: Request, reply: StreamResponse, error: Exception, *, started: bool, chunked: bool
+        self, request: Request, reply: StreamResponse, failure: StreamFailure, *, chunked: bool
     ) -> bool:
         """Tell of the error as well as is still possible; True when the response is complete nevertheless."""
         if self._transport.is_closing():
             return False
-        if not started:
+        response = self._application.failure(failure.cause, request)
+        if not failure.started:
             self._task = None
-            self._send(request, self._application.failure(error, request))
+            self._send(request, response)
             return False
-        self._application.failure(error, request)  # logs what is unexpected
         if reply.on_error is None:
-            self._transport.close() if not chunked else self._transport.abort()
+            self._transport.abort()
             return False
-        last = reply.on_error(error)
-        self._transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if chunked else last)
+        self._transport.write(framed(reply.on_error(failure.cause), chunked=chunked) + (LAST_CHUNK if chunked else b""))
         return True
 
-    async def _hand_over(self, request: Request, reply: Hijack | WebSocketHijack) -> None:
+    def _hand_over(self, request: Request, reply: Hijack | WebSocketHijack) -> None:
         """Give the transport, and the bytes that came early, to the stream's protocol."""
+        if self._transport.is_closing():
+            reply.sock.close()
+            return
         heads = self._application.heads
-        accept = ""
+        client: RawClient
         if isinstance(reply, WebSocketHijack):
             try:
-                accept = handshake(request)
+                head = heads.upgraded("", "websocket", handshake(request))
             except HttpError as error:
                 reply.sock.close()
                 self._task = None
                 self._send(request, self._application.failure(error, request))
                 return
-        stream = await open_stream(reply.sock)
-        if self._transport.is_closing():
-            stream.transport.abort()
-            return
-        # no await from here on: a byte that came in between would go astray
-        client: RawClient
-        if isinstance(reply, WebSocketHijack):
-            head = heads.upgraded("", "websocket", accept)
             client = WebSocketClient(framed=reply.framed, linger_s=self._limits.linger_s)
         else:
             head = heads.upgraded(reply.content_type, "tcp") if request.upgrade else heads.hijacked(reply.content_type)
             framing = None if request.body.is_received else request.body.framing
             client = RawClient(framing, linger_s=self._limits.linger_s)
         early = request.body.take() + bytes(self._buffer)
-        self._buffer.clear()
         self._closing = True  # as far as HTTP is concerned
         self._request = self._task = None
+        self._buffer.clear()
+        self._release_body()
         self._transport.write(head)
         self._application.hijacked(self, client)
-        client.attach(self._transport, stream, early, input_ended=self._half_closed)
-        if self._reading_paused:
-            client.resume()
+        client.attach(self._transport, reply.sock, early, input_ended=self._half_closed)
 
     # -- the server's watch -----------------------------------------------------------------------------------------
 

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import select
 import socket
 import termios
 
 from corten.api.http.body import BadFraming, Framing
+from corten.api.http.stream_end import StreamEnd
 
 _EAGERNESS = 30  # turns of the loop
 _PATIENCE = 230  # and then milliseconds
@@ -39,42 +39,6 @@ def _has_unread(transport: asyncio.BaseTransport) -> bool:
     return any(fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
 
 
-class StreamEnd(asyncio.Protocol):
-    """The engine's side: a stream socket to the program."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport
-        self.client: RawClient | None = None
-        self.is_lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.pause_reading()  # until there is a client to write to
-
-    def data_received(self, data: bytes) -> None:
-        assert self.client is not None
-        self.client.send(data)
-
-    def eof_received(self) -> bool:
-        assert self.client is not None
-        self.client.finish()
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
-        if self.client is not None:
-            self.client.finish()
-
-    def pause_writing(self) -> None:
-        if self.client is not None:
-            self.client.pause()
-
-    def resume_writing(self) -> None:
-        if self.client is not None:
-            self.client.resume()
-
-
 class RawClient(asyncio.Protocol):
     """The client's side of a raw stream.
 
@@ -88,13 +52,12 @@ class RawClient(asyncio.Protocol):
         self._finished = False
         self.transport: asyncio.Transport
         self.stream: StreamEnd
-        self.closed = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def attach(self, transport: asyncio.Transport, stream: StreamEnd, early: bytes, *, input_ended: bool) -> None:
-        """Take over ``transport``; ``early`` is input that came with the request."""
+    def attach(self, transport: asyncio.Transport, sock: socket.socket, early: bytes, *, input_ended: bool) -> None:
+        """Join ``transport`` with ``sock`` and own both; ``early`` is input that came with the request."""
         self.transport = transport
-        self.stream = stream
-        stream.client = self
+        self.stream = StreamEnd(sock, self)
         transport.set_protocol(self)
         if early:
             self.receive_early(early)
@@ -108,16 +71,14 @@ class RawClient(asyncio.Protocol):
         Clients that read heads through a buffer and streams from the bare socket (docker-py) lose what comes in one
         piece with the head.  dockerd is slow enough for them; a unix socket tells what has not been read.
         """
-        if self.transport.is_closing() or self.stream.is_lost:
-            self.finish()
-        elif tries < _PATIENCE and _has_unread(self.transport):
+        if tries < _PATIENCE and not self.transport.is_closing() and _has_unread(self.transport):
             loop = asyncio.get_running_loop()
             if tries < _EAGERNESS:  # a timer would cost a millisecond
                 loop.call_soon(self._start_output, tries + 1)
             else:
                 loop.call_later(0.001, self._start_output, tries + 1)
-        else:
-            self.stream.transport.resume_reading()
+        elif not self._finished:
+            self.stream.resume_reading()
 
     # -- client to program ------------------------------------------------------------------------------------------
 
@@ -141,15 +102,14 @@ class RawClient(asyncio.Protocol):
 
     def receive(self, data: bytes) -> None:
         """Pass input on; what comes after its end, or after the program's, is dropped."""
-        if not (self._input_ended or self._finished or self.stream.is_lost or self.stream.transport.is_closing()):
-            self.stream.transport.write(data)
+        if not self._finished:
+            self.stream.write(data)
 
     def end_input(self) -> None:
         """The client will not send more: the program reads the end of its input."""
-        if not self._input_ended:
-            self._input_ended = True
-            if not (self.stream.is_lost or self.stream.transport.is_closing()):
-                self.stream.transport.write_eof()
+        self._input_ended = True
+        if not self._finished:
+            self.stream.end_input()
 
     def eof_received(self) -> bool:
         if self._finished or has_hung_up(self.transport):
@@ -196,39 +156,24 @@ class RawClient(asyncio.Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        if not (self.stream.is_lost or self.stream.transport.is_closing()):
-            self.stream.transport.pause_reading()
+        self.stream.pause_reading()
 
     def resume_writing(self) -> None:
-        if not (self.stream.is_lost or self.stream.transport.is_closing()):
-            self.stream.transport.resume_reading()
+        self.stream.resume_reading()
 
     # -- end --------------------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finished = True
-        if not self.stream.is_lost:
-            self.stream.transport.close()
+        self.stream.close()
         if not self.closed.done():
             self.closed.set_result(None)
 
     def check(self) -> None:
-        """Notice a client that has gone after it had ended its input, or while its input is held back."""
-        if not self.transport.is_closing() and has_hung_up(self.transport):
+        """Notice a client that has gone after it had ended its input (before, reading tells)."""
+        if self._input_ended and not self.transport.is_closing() and has_hung_up(self.transport):
             self.transport.abort()
 
     def abort(self) -> None:
         """Cut the connection."""
         self.transport.abort()
-
-
-async def open_stream(sock: socket.socket) -> StreamEnd:
-    """The engine's end of a hijacked connection; it reads nothing until a client is attached.  Owns ``sock``."""
-    loop = asyncio.get_running_loop()
-    try:
-        _, stream = await loop.create_connection(StreamEnd, sock=sock)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            sock.close()
-        raise
-    return stream

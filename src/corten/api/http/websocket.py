@@ -173,7 +173,7 @@ class WebSocketClient(RawClient):
         except ProtocolError:
             self._say_close(_PROTOCOL_ERROR)
             self.finish()
-            self.stream.transport.close()
+            self.stream.close()
             return
         for opcode, payload in frames:
             if opcode < _CLOSE:
@@ -186,7 +186,7 @@ class WebSocketClient(RawClient):
                 self._say_close(int.from_bytes(payload[:2], "big") if len(payload) >= 2 else _NORMAL)
                 self.end_input()
                 self.finish()
-                self.stream.transport.close()
+                self.stream.close()
                 return
 
     def send(self, data: bytes) -> None:

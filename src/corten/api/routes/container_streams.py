@@ -6,8 +6,9 @@ import base64
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from corten.api.documents import close_iterator, json_response, json_stream
+from corten.api.documents import json_response, json_stream
 from corten.api.http.messages import TAR, Hijack, Reply, Request, Response, StreamResponse, WebSocketHijack
+from corten.api.http.streaming import close_iterator
 from corten.api.routing import Route, get
 from corten.dockerapi.codec import encode
 from corten.dockerapi.detach_keys import parse_detach_keys

@@ -1,0 +1,40 @@
+"""What a connection needs of the application whose requests it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from corten.api.http.messages import Limits, Reply, Request, Response
+from corten.api.http.wire import Heads
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from corten.api.http.connection import Connection
+    from corten.api.http.hijack import RawClient
+
+Work = Callable[[], Coroutine[Any, Any, Reply]]
+
+
+class Application(Protocol):
+    """Answers requests and knows who is connected."""
+
+    limits: Limits
+    heads: Heads
+
+    def respond(self, request: Request) -> Response | Work:
+        """A response that needs no waiting, or the work that gives one; neither raises but for cancellation."""
+
+    def failure(self, error: Exception, request: Request | None) -> Response:
+        """The response that tells of ``error``; None stands for what is no request."""
+
+    def connected(self, connection: Connection) -> None: ...
+
+    def disconnected(self, connection: Connection) -> None: ...
+
+    def hijacked(self, connection: Connection, client: RawClient) -> None:
+        """The transport of ``connection`` belongs to ``client`` from now on."""
+
+    def adopt(self, task: asyncio.Task[None]) -> None:
+        """Keep work alive whose client has gone."""
