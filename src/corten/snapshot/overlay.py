@@ -94,6 +94,11 @@ class OverlaySnapshotter:
 
     def commit(self, layer_id: str, parent: str | None) -> None:
         directory = self._root / layer_id
+        lower = self._below(parent)
+        if lower != self._lower(layer_id):
+            # staged before anyone knew what it stands on: archives name their layers last
+            (directory / "work").mkdir(mode=0o700, exist_ok=True)
+            (directory / "lower").write_text(":".join(lower))
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             paths.sync_filesystem(descriptor)
