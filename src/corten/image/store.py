@@ -120,8 +120,7 @@ class ImageStore:
         if name is not None:
             named = name.with_default_tag()
             if named.canonical in _HOST_NAMES:
-                with contextlib.suppress(NotFound):
-                    self._host.ensure(named)
+                self._host.ensure(named)
             found = (
                 self._metadata.digested(Reference(named.domain, named.path, digest=named.digest).canonical)
                 if named.digest
