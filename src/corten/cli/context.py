@@ -1,0 +1,96 @@
+"""What a command works with: the daemon, and where its words go."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from corten.client import address
+from corten.client.api import Api
+from corten.client.transport import connect
+from corten.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, TextIO
+
+
+def _is_listening(path: str) -> bool:
+    """Asked by connecting: a daemon that was killed leaves its socket behind."""
+    try:
+        connect(path).close()
+    except Unavailable as error:
+        if error.context.get("errno") not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise
+        return False
+    return True
+
+
+class Context:
+    """One run of the command.
+
+    host:  the address given with ``-H``, or nothing
+    name:  the command as it was called: "run" or "container run"
+    log_level: warnings are printed up to "warn"; an automatically started daemon logs from this level on
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        *,
+        name: str = "",
+        log_level: str = "info",
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> None:
+        self.host = host
+        self.name = name
+        self.log_level = log_level
+        self.out = sys.stdout if out is None else out
+        self.err = sys.stderr if err is None else err
+        self._api: Api | None = None
+
+    @property
+    def api(self) -> Api:
+        """The daemon; one is started when nobody chose a host and nobody listens on the default socket.
+
+        Errors: InvalidParameter for a bad host, Unavailable when no daemon can be started.
+        """
+        if self._api is None:
+            host = address.chosen_host(self.host)
+            api = Api(host)
+            if not host and not _is_listening(api.transport.path):
+                from corten.cli.autostart import start_daemon
+
+                start_daemon(api.transport.path, self.log_level)
+            self._api = api
+        return self._api
+
+    @property
+    def raw_out(self) -> BinaryIO:
+        """Standard output for bytes; what was printed before is written first."""
+        self.out.flush()
+        return self.out.buffer
+
+    def print(self, text: str = "") -> None:
+        """A line on standard output."""
+        self.out.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Text on standard output as it is."""
+        self.out.write(text)
+
+    def warning(self, text: str) -> None:
+        """ "WARNING: …" on standard error, unless the log level is above that."""
+        if self.log_level not in ("error", "fatal"):
+            self.complain(f"WARNING: {text}")
+
+    def complain(self, text: str) -> None:
+        """A line on standard error."""
+        self.out.flush()
+        self.err.write(text + "\n")
+        self.err.flush()
+
+    @property
+    def is_out_terminal(self) -> bool:
+        return self.out.isatty()

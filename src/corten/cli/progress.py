@@ -1,0 +1,72 @@
+"""Progress that a daemon reports while it loads, imports or pulls: a stream of JSON documents."""
+
+from __future__ import annotations
+
+import json
+
+from corten.errors import SystemFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+    from corten.client.transport import Response
+
+
+class _Display:
+    """Lines on a terminal: those with an id are redrawn in their place."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._rows: dict[str, int] = {}
+
+    def show(self, document: dict[str, Any]) -> None:
+        if "stream" in document:
+            self._out.write(document["stream"])
+            self._rows.clear()
+            return
+        status = document.get("status")
+        if status is None:
+            return
+        identifier = document.get("id") or ""
+        progress = document.get("progress") or ""
+        if not self._is_terminal:
+            if not progress:
+                self._out.write(f"{identifier}: {status}\n" if identifier else f"{status}\n")
+            return
+        text = (f"{identifier}: " if identifier else "") + status + (f" {progress}" if progress else "")
+        if not identifier:
+            self._rows.clear()
+            self._out.write(f"{text}\n")
+            return
+        if identifier not in self._rows:
+            self._rows[identifier] = len(self._rows)
+            self._out.write("\n")
+        up = len(self._rows) - self._rows[identifier]
+        self._out.write(f"\x1b[{up}A\x1b[2K\r{text}\x1b[{up}B\r")
+
+
+def show_progress(response: Response, out: TextIO | None) -> dict[str, Any]:
+    """Show what comes until the stream ends; the last document's ``aux``, if there is one.
+
+    out: None shows nothing
+
+    Errors: SystemFailure with the daemon's words when it reports an error in the stream.
+    """
+    display = _Display(out) if out is not None else None
+    aux: dict[str, Any] = {}
+    for line in response.lines():
+        if not line.strip():
+            continue
+        document = json.loads(line)
+        if "error" in document or "errorDetail" in document:
+            detail = document.get("errorDetail") or {}
+            raise SystemFailure(detail.get("message") or document.get("error") or "unknown error", in_stream=True)
+        if isinstance(document.get("aux"), dict):
+            aux = document["aux"]
+        if display is not None:
+            display.show(document)
+    if out is not None:
+        out.flush()
+    return aux
