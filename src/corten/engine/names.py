@@ -10,29 +10,33 @@ from corten.errors import InvalidParameter
 _VALID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
 _QUALITIES = (
-    "able agile amber ample brave brisk bright calm candid clever copper cosy daring deft eager early earnest fabled fair "
-    "fine fleet fluent frank fresh gentle glad golden grand hardy honest humble ideal jolly keen kind lively loyal lucid "
-    "mellow merry mild modest neat nimble noble novel patient plucky polite proud quick quiet rapid ready robust rusty "
-    "serene sharp silent sincere sleek smart solid sound steady stoic sturdy subtle sunny swift tidy tough trusty upbeat "
-    "valiant vivid warm wise witty zesty"
-).split()
+    "able agile amber ample brave brisk bright calm candid clever copper cosy daring deft eager early earnest "
+    "fabled fair fine fleet fluent frank fresh gentle glad golden grand hardy honest humble ideal jolly keen kind "
+    "lively loyal lucid mellow merry mild modest neat nimble noble novel patient plucky polite proud quick quiet "
+    "rapid ready robust rusty serene sharp silent sincere sleek smart solid sound steady stoic sturdy subtle "
+    "sunny swift tidy tough trusty upbeat valiant vivid warm wise witty zesty"
+).split()  # noqa: SIM905  a list of words reads best as words
 _PEOPLE = (
-    "agnesi ampere archimedes babbage bell bessemer bohr boole brunel carson cerf curie dalton darwin dijkstra edison "
-    "einstein euler faraday fermat feynman franklin galileo gauss germain goodall hamilton hawking hertz hopper huygens "
-    "hypatia jacquard johnson joule kepler khayyam knuth kovalevskaya lamarr leibniz liskov lovelace maxwell mclean meitner "
-    "mendel mirzakhani newton nobel noether ohm pascal pasteur perlman planck ramanujan ritchie shannon stonebraker telford "
-    "tesla thompson torvalds turing volta watt wiles wozniak yalow"
-).split()
+    "agnesi ampere archimedes babbage bell bessemer bohr boole brunel carson cerf curie dalton darwin dijkstra "
+    "edison einstein euler faraday fermat feynman franklin galileo gauss germain goodall hamilton hawking hertz "
+    "hopper huygens hypatia jacquard johnson joule kepler khayyam knuth kovalevskaya lamarr leibniz liskov "
+    "lovelace maxwell mclean meitner mendel mirzakhani newton nobel noether ohm pascal pasteur perlman planck "
+    "ramanujan ritchie shannon stonebraker telford tesla thompson torvalds turing volta watt wiles wozniak yalow"
+).split()  # noqa: SIM905  a list of words reads best as words
 
 
-def random_name() -> str:
-    """A name to remember: "steady_mclean"."""
-    return f"{secrets.choice(_QUALITIES)}_{secrets.choice(_PEOPLE)}"
+def random_name(attempt: int = 0) -> str:
+    """A name to remember: "steady_mclean".
+
+    attempt: how many names were taken already; later ones get a number, so that a search for a free one ends
+    """
+    name = f"{secrets.choice(_QUALITIES)}_{secrets.choice(_PEOPLE)}"
+    return f"{name}{secrets.randbelow(10 ** min(attempt, 18))}" if attempt else name
 
 
 def valid_name(name: str) -> None:
     """Errors: InvalidParameter in Docker's words."""
-    if not _VALID.match(name) or len(name) > 255:
+    if not _VALID.match(name):
         raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 
 

@@ -1,4 +1,8 @@
-"""Between the event loop and worker threads: bodies read as files, generators read as asynchronous streams."""
+"""Between the event loop and worker threads: bodies read as files, generators read as asynchronous streams.
+
+Data goes through bounded queues in whole chunks; the other side is woken only when it sleeps, so that a fast stream
+costs no round trip of the loop for each chunk.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,45 @@ import contextlib
 import io
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
+
+from corten.errors import CortenError
 
 T = TypeVar("T")
 
-_WORKERS = 16
-_BOUND = 8 << 20  # bytes between the two sides
-_executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="corten")
+_BOUND = 4 << 20  # bytes between the two sides
+_OBJECT = 1024  # what an item that is no bytes counts
+_REPORTS = 256  # documents of progress between the two sides; more are left out
+# work that lasts as long as a client reads or sends has threads of its own: slow clients must not hold up the rest
+_short = ThreadPoolExecutor(16, thread_name_prefix="corten")
+_long = ThreadPoolExecutor(64, thread_name_prefix="corten-stream")
 
 
 async def run_blocking(work: Callable[..., T], *arguments: Any) -> T:
     """Run blocking work in a thread of the engine's own, bounded pool."""
-    return await asyncio.get_running_loop().run_in_executor(_executor, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_short, work, *arguments)
+
+
+class _Cancelled(Exception):
+    """The stream's other side has gone away."""
 
 
 class ThreadReader(io.RawIOBase):
-    """A file for a worker thread, fed from the event loop."""
+    """A file for a worker thread, fed from the event loop.
+
+    Reading raises what the feeding side ended with: the body's own CortenError, OSError for a body that was cut short.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._chunks: deque[bytes] = deque()
         self._held = 0
+        self._waiting = False
         self._ended = False
         self._error: BaseException | None = None
-        self._rest = memoryview(b"")
+        self._rest: bytes | memoryview = b""
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._room.set()
@@ -44,81 +61,111 @@ class ThreadReader(io.RawIOBase):
 
     async def feed(self, chunk: bytes) -> None:
         """Hand over; waits while the thread is far behind."""
+        if not chunk:
+            return
         await self._room.wait()
         with self._condition:
             self._chunks.append(chunk)
             self._held += len(chunk)
             if self._held >= _BOUND:
                 self._room.clear()
-            self._condition.notify()
+            if self._waiting:
+                self._condition.notify()
 
     def end(self, error: BaseException | None = None) -> None:
+        """No more will come: after the end, or because of an error, which the thread gets."""
         with self._condition:
-            self._ended, self._error = True, error
+            if not self._ended:
+                self._ended, self._error = True, error
+            self._condition.notify()
+
+    def abandon(self) -> None:
+        """Nobody wants the result any more: the next read fails, whatever is queued."""
+        with self._condition:
+            self._chunks.clear()
+            self._ended, self._error = True, _Cancelled("the request was given up")
             self._condition.notify()
 
     # -- the thread's side --------------------------------------------------------------------------------------------
 
-    def _take(self) -> None:
+    def _take(self) -> bytes:
+        """The next chunk; b"" at the end."""
         with self._condition:
-            while not self._chunks and not self._ended:
+            while not self._chunks:
+                if self._ended:
+                    self._raise_error()
+                    return b""
+                self._waiting = True
                 self._condition.wait()
-            if self._chunks:
-                chunk = self._chunks.popleft()
-                self._held -= len(chunk)
-                if self._held < _BOUND // 2 and not self._room.is_set():
-                    with contextlib.suppress(RuntimeError):
-                        self._loop.call_soon_threadsafe(self._room.set)
-                self._rest = memoryview(chunk)
-            elif self._error is not None:
-                raise OSError(f"the request's body was cut short: {self._error}")
+                self._waiting = False
+            chunk = self._chunks.popleft()
+            before, self._held = self._held, self._held - len(chunk)
+            if before >= _BOUND // 2 > self._held:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._make_room)
+        return chunk
+
+    def _make_room(self) -> None:
+        if self._held < _BOUND:
+            self._room.set()
+
+    def _raise_error(self) -> None:
+        if self._error is None:
+            return
+        if isinstance(self._error, (CortenError, _Cancelled)):
+            raise self._error
+        raise OSError(f"the request's body was cut short: {self._error}") from self._error
 
     def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._take()
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
+        rest = self._rest or self._take()
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), len(rest))
+        view[:count] = rest[:count]
+        self._rest = memoryview(rest)[count:] if count < len(rest) else b""
         return count
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         """At most ``size`` bytes, as many as are at hand; all of it for a negative size."""
         if size is None or size < 0:
             return b"".join(iter(lambda: self.read(1 << 20), b""))
-        if not self._rest:
-            self._take()
-        data = bytes(self._rest[:size])
-        self._rest = self._rest[size:]
-        return data
+        rest = self._rest or self._take()
+        if len(rest) <= size:
+            self._rest = b""
+            return bytes(rest)  # no copy of a whole chunk
+        self._rest = memoryview(rest)[size:]
+        return bytes(rest[:size])
 
 
-async def feed_thread(body: AsyncIterator[bytes], work: Callable[[Any], T]) -> T:
+async def _pump(body: AsyncIterator[bytes], reader: ThreadReader) -> None:
+    try:
+        async for chunk in body:
+            await reader.feed(bytes(chunk))
+        reader.end()
+    except asyncio.CancelledError:
+        reader.abandon()
+        raise
+    except Exception as error:
+        reader.end(error)
+
+
+async def feed_thread(body: AsyncIterator[bytes], work: Callable[[BinaryIO], T]) -> T:
     """Run ``work(file)`` in a thread while the body arrives.
 
     The rest of a body that the work did not want is left to the caller's connection.
+    Errors: what the work raises; its reads raise what the body raised.
     """
     reader = ThreadReader()
-    running = asyncio.ensure_future(run_blocking(work, reader))
-
-    async def pump() -> None:
-        try:
-            async for chunk in body:
-                await reader.feed(bytes(chunk))
-            reader.end()
-        except asyncio.CancelledError as error:
-            reader.end(error)
-            raise
-        except Exception as error:
-            reader.end(error)
-
-    pumping = asyncio.ensure_future(pump())
+    running = _long.submit(work, cast(BinaryIO, reader))
+    result = asyncio.wrap_future(running)
+    pumping = asyncio.get_running_loop().create_task(_pump(body, reader), name="body")
     try:
-        return await asyncio.shield(running)
+        return await asyncio.shield(result)
     except asyncio.CancelledError:
-        # the thread sees the end of the file and stops; it must not go on unobserved
-        reader.end(asyncio.CancelledError())
-        with contextlib.suppress(Exception):
-            await running
+        # the thread's next read fails and it stops; it must not go on unobserved
+        reader.abandon()
+        if not running.cancel():
+            with contextlib.suppress(Exception):
+                await result
         raise
     finally:
         pumping.cancel()
@@ -126,107 +173,153 @@ async def feed_thread(body: AsyncIterator[bytes], work: Callable[[Any], T]) -> T
 
 
 class _Bridge:
-    """Chunks from a thread to the loop, bounded by their size."""
+    """Items from a thread to the loop, bounded by their size."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.condition = threading.Condition()
-        self.items: deque[Any] = deque()
-        self.held = 0
-        self.ended = False
-        self.stopped = False
-        self.error: BaseException | None = None
-        self.ready = asyncio.Event()
+        self._loop = loop
+        self._condition = threading.Condition()
+        self._items: deque[Any] = deque()
+        self._held = 0
+        self._ended = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._ready = asyncio.Event()
+
+    # -- the thread's side --------------------------------------------------------------------------------------------
 
     def run(self, make: Callable[[], Iterable[Any]]) -> None:
+        """Make the iterator and put all its items; it is closed here, in the thread that ran it."""
+        try:
+            if not self._stopped:
+                self._run(make)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended = True
+            self._wake()
+
+    def _run(self, make: Callable[[], Iterable[Any]]) -> None:
         iterator = iter(make())
         try:
             for item in iterator:
-                with self.condition:
-                    while self.held >= _BOUND and not self.stopped:
-                        self.condition.wait()
-                    if self.stopped:
-                        return
-                    self.items.append(item)
-                    self.held += len(item) if isinstance(item, bytes) else 1024
-                    wake = len(self.items) == 1
-                if wake:
-                    self._wake()
-        except BaseException as error:
-            self.error = error
+                if not self._put(item):
+                    break
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
-            self.ended = True
+
+    def _put(self, item: Any) -> bool:
+        size = len(item) if isinstance(item, (bytes, bytearray, memoryview)) else _OBJECT
+        with self._condition:
+            while self._held >= _BOUND and not self._stopped:
+                self._condition.wait()
+            if self._stopped:
+                return False
+            self._items.append(item)
+            self._held += size
+            sleeping = len(self._items) == 1
+        if sleeping:
             self._wake()
+        return True
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.ready.set)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._ready.set)
 
-    def take(self) -> list[Any]:
-        with self.condition:
-            items = list(self.items)
-            self.items.clear()
-            self.held = 0
-            self.condition.notify()
-        return items
+    # -- the loop's side ----------------------------------------------------------------------------------------------
+
+    async def take(self) -> list[Any]:
+        """All that is there, waiting for something; [] at the end.  Errors: what the iterator raised."""
+        while True:
+            self._ready.clear()
+            with self._condition:
+                ended = self._ended
+                items = list(self._items)
+                self._items.clear()
+                self._held = 0
+                self._condition.notify()
+            if items:
+                return items
+            if ended:
+                if self._error is not None:
+                    raise self._error
+                return []
+            await self._ready.wait()
 
     def stop(self) -> None:
-        with self.condition:
-            self.stopped = True
-            self.condition.notify()
+        with self._condition:
+            self._stopped = True
+            self._items.clear()
+            self._condition.notify()
 
 
 async def iterate_in_thread(make: Callable[[], Iterable[T]]) -> AsyncIterator[T]:
-    """Run a synchronous generator in a thread; it is closed when the consumer stops early."""
+    """Run a synchronous generator in a thread; it is closed when the consumer stops early.
+
+    Errors: what the generator raises, after everything it gave before.
+    """
     bridge = _Bridge(asyncio.get_running_loop())
-    running = asyncio.ensure_future(run_blocking(bridge.run, make))
+    running = _long.submit(bridge.run, make)
     try:
-        while True:
-            items = bridge.take()
+        while items := await bridge.take():
             for item in items:
                 yield item
-            if not items:
-                if bridge.ended and not bridge.items:
-                    break
-                bridge.ready.clear()
-                if not bridge.items and not bridge.ended:
-                    await bridge.ready.wait()
-        if bridge.error is not None:
-            raise bridge.error
     finally:
         bridge.stop()
-        await asyncio.shield(running)
+        if not running.cancel():
+            await asyncio.shield(asyncio.wrap_future(running))
+
+
+class _Reports:
+    """Documents of progress from a thread to the loop.
+
+    Reporting never waits: a client may send its whole body before it reads a word of the answer.  What only moves a bar
+    is left out when too much is waiting.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._documents: deque[dict[str, Any]] = deque()
+        self._ready = asyncio.Event()
+
+    def report(self, document: dict[str, Any]) -> None:
+        if document.get("progressDetail") and len(self._documents) >= _REPORTS:
+            return
+        self._documents.append(document)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+    def wake(self) -> None:
+        self._ready.set()
+
+    async def wait(self) -> None:
+        await self._ready.wait()
+        self._ready.clear()
+
+    def take(self) -> list[dict[str, Any]]:
+        taken = []
+        while self._documents:
+            taken.append(self._documents.popleft())
+        return taken
 
 
 async def progress_in_thread(
-    body: AsyncIterator[bytes], work: Callable[[Any, Callable[[dict[str, Any]], None]], None]
+    body: AsyncIterator[bytes], work: Callable[[BinaryIO, Callable[[dict[str, Any]], None]], None]
 ) -> AsyncIterator[dict[str, Any]]:
     """Run ``work(file, report)`` while the body arrives; what it reports comes out as it happens."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    def report(document: dict[str, Any]) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, document)
-
-    running = asyncio.ensure_future(feed_thread(body, lambda stream: work(stream, report)))
+    reports = _Reports(asyncio.get_running_loop())
+    running = asyncio.ensure_future(feed_thread(body, lambda stream: work(stream, reports.report)))
+    running.add_done_callback(lambda _: reports.wake())
     try:
-        while not running.done() or not queue.empty():
-            getting = asyncio.ensure_future(queue.get())
-            await asyncio.wait({getting, running}, return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
-                yield getting.result()
-            else:
-                getting.cancel()
-                await asyncio.sleep(0)  # reports that were on their way
+        while not running.done():
+            await reports.wait()
+            for document in reports.take():
+                yield document
+        for document in reports.take():
+            yield document
         await running
     finally:
         if not running.done():
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-
-
-def chunks_of(stream: Any, size: int = 1 << 20) -> Iterator[bytes]:
-    return iter(lambda: stream.read(size), b"")
