@@ -331,6 +331,26 @@ def verified(source: Chunks, digest: Digest, size: int = -1) -> Chunks:
     return next_chunk
 
 
+def gathered(source: Chunks, size: int = CHUNK) -> Chunks:
+    """The same bytes in pieces of at least ``size`` where the source gives small ones: fewer, larger steps later on."""
+
+    def next_chunk() -> bytes:
+        chunk = source()
+        if not chunk or len(chunk) >= size // 4:
+            return chunk
+        parts = [chunk]
+        held = len(chunk)
+        while held < size:
+            chunk = source()
+            if not chunk:
+                break
+            parts.append(chunk)
+            held += len(chunk)
+        return b"".join(parts)
+
+    return next_chunk
+
+
 def drain(source: Chunks) -> None:
     while source():
         pass
@@ -342,6 +362,7 @@ def read_ahead(source: Chunks, depth: int = 4) -> Iterator[Chunks]:
 
     Within the block only the chunks given out may touch what ``source`` reads.
     """
+    source = gathered(source)
     chunks: queue.Queue[bytes | BaseException] = queue.Queue(depth)
     stopped = threading.Event()
 
