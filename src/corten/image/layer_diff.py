@@ -26,30 +26,38 @@ def overlay_tar(upper: Path, *, privileged: bool = True) -> Iterator[bytes]:
     root = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     writer = TreeWriter(root)
     try:
-        pending = [(b"", iter(writer.listed(b"")))]
+        pending = [(b"", _visible(writer, b""))]
         while pending:
-            path, names = pending[-1]
-            base = next(names, None)
-            if base is None:
+            path, entries = pending[-1]
+            base, status = next(entries, (b"", None))
+            if status is None:
                 pending.pop()
                 continue
             child = path + b"/" + base if path else base
-            directory = writer.directories.get(path)
-            status = os.stat(base, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                writer.bare((path + b"/" if path else b"") + WHITEOUT + base)
-                continue
-            yield from writer.member(directory, base, status, child)
+            yield from writer.member(writer.directories.get(path), base, status, child)
             yield from writer.take()
             if stat.S_ISDIR(status.st_mode):
                 if writer.attribute(child, opaque) == b"y":
                     writer.bare(child + b"/" + OPAQUE)
-                pending.append((child, iter(writer.listed(child))))
+                pending.append((child, _visible(writer, child)))
         yield from writer.take(all=True)
         yield tarwrite.END
     finally:
         writer.close()
         os.close(root)
+
+
+def _visible(writer: TreeWriter, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """The entries of a directory that are no whiteouts; those are written first, as the specification asks."""
+    directory = writer.directories.get(path)
+    found = []
+    for base in writer.listed(path):
+        status = os.stat(base, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            writer.bare((path + b"/" if path else b"") + WHITEOUT + base)
+        else:
+            found.append((base, status))
+    return iter(found)
 
 
 def changes_tar(root_path: Path, changes: Iterable[Change]) -> Iterator[bytes]:
@@ -62,7 +70,7 @@ def changes_tar(root_path: Path, changes: Iterable[Change]) -> Iterator[bytes]:
     listed: set[bytes] = set()
     deleted: set[bytes] = set()
     try:
-        for change in sorted(changes):
+        for change in sorted(changes, key=lambda item: (os.path.dirname(item.path), item.kind != "D", item.path)):
             path = os.fsencode(change.path).strip(b"/")
             if not path:
                 continue
