@@ -12,9 +12,10 @@ import pytest
 
 from corten.dockerapi.frames import FrameDecoder
 from corten.errors import InvalidParameter
-from corten.logdriver.api import ReadRequest
 from corten.logdriver.lines import MAXIMUM_LINE
+from corten.logdriver.options import parse
 from corten.logdriver.reader import open_reader
+from corten.logdriver.reading import ReadRequest
 from corten.logdriver.rotation import compress_piece
 from corten.logdriver.writers import open_writer
 
@@ -53,7 +54,7 @@ class Log:
 
     def open(self, attributes=None, **options):
         config = {name.replace("_", "-"): value for name, value in options.items()}
-        self.writer = open_writer(self.driver, config, self.path, attributes or {}, self.loop)
+        self.writer = open_writer(self.driver, self.path, parse(self.driver, config), attributes or {}, self.loop)
         return self
 
     def write(self, text, stream="stdout", at=T0):
@@ -626,7 +627,7 @@ def test_non_blocking_goes_on_after_its_process_was_killed(log):
 
 
 def test_none_keeps_nothing_and_cannot_be_read(tmp_path):
-    writer = open_writer("none", {}, "", {}, FakeLoop())
+    writer = open_writer("none", "", parse("none", {}), {}, FakeLoop())
     writer.write("stdout", b"x\n", T0)
     writer.finish(T0)
     writer.rotate()

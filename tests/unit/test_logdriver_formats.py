@@ -13,6 +13,7 @@ from corten.logdriver.json_file import JsonFileWriter, escape
 from corten.logdriver.lines import MAXIMUM_LINE, LineCutter, Piece
 from corten.logdriver.local import LocalWriter
 from corten.logdriver.options import LogOptions, parse, parse_size
+from corten.logdriver.parsing import parse_time
 
 T0 = 1_700_000_000_000_000_000
 
@@ -199,12 +200,12 @@ def test_ordinals_and_ids_of_parts():
 )
 def test_times_have_no_trailing_zeros(moment, text):
     assert times.format_time(moment) == text
-    assert times.parse_time(text) == moment
+    assert parse_time(text) == moment
 
 
 def test_times_with_an_offset():
-    assert times.parse_time("2023-11-14T23:43:20.5+01:30") == T0 + 500_000_000
-    assert times.parse_time("2023-11-14T17:13:20-05:00") == T0
+    assert parse_time("2023-11-14T23:43:20.5+01:30") == T0 + 500_000_000
+    assert parse_time("2023-11-14T17:13:20-05:00") == T0
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_times_with_an_offset():
 )
 def test_what_is_no_time(text):
     with pytest.raises(ValueError, match=r".*"):
-        times.parse_time(text)
+        parse_time(text)
 
 
 # -- options ------------------------------------------------------------------------------------------------------

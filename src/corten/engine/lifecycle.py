@@ -222,6 +222,8 @@ class Lifecycle:
             restart = self._wants_restart(live)
             container.become(Status.RESTARTING if restart else Status.EXITED)
             self._store.save(container)
+            # only now: a daemon that is killed before finds the exit again
+            await self._shims.forget(container.id)
             self.on_stopped(live)
             if status.oom_killed:
                 self.publish(live, "oom")

@@ -19,8 +19,8 @@ from corten.engine.streams import run_blocking
 from corten.errors import InvalidParameter
 from corten.linux import inotify
 from corten.logdriver import attributes, options
-from corten.logdriver.api import LogReader, ReadRequest
 from corten.logdriver.reader import open_reader
+from corten.logdriver.reading import LogReader, ReadRequest
 
 logger = logging.getLogger(__name__)
 

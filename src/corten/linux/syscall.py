@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
-ARCHITECTURE = platform.machine()
+ARCHITECTURE = os.uname().machine
 
 # numbers that differ; everything since 5.x is the same on every architecture (arch/x86/entry/syscalls/syscall_64.tbl)
 _BY_ARCHITECTURE = {

@@ -10,8 +10,9 @@ from urllib.parse import quote_plus
 import msgspec
 
 from corten.logdriver import local
-from corten.logdriver.api import ReadRequest
-from corten.logdriver.times import format_time_fixed, parse_time
+from corten.logdriver.parsing import parse_time
+from corten.logdriver.reading import ReadRequest
+from corten.logdriver.times import format_time_fixed
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 _HEADER = struct.Struct(">B3xI")

@@ -6,7 +6,7 @@ Source: Docker documentation, "JSON File logging driver", "Local file logging dr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from corten.errors import InvalidParameter, NotFound
 
@@ -23,8 +23,7 @@ _LOCAL_FILES = 5
 _BUFFER_SIZE = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(NamedTuple):
     """How to write.
 
     max_size:     bytes after which a file is rotated, -1 for never
@@ -93,9 +92,9 @@ def parse(driver: str, config: dict[str, str]) -> LogOptions:
 
 
 def _check_patterns(config: dict[str, str]) -> None:
-    for name in ("labels-regex", "env-regex"):
+    for name in {"labels-regex", "env-regex"} & set(config):
         try:
-            re.compile(config.get(name, ""))
+            re.compile(config[name])
         except re.error as error:
             raise InvalidParameter(f"error parsing regexp: {error}: `{config[name]}`") from None
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
+import struct
 from typing import BinaryIO, cast
 
-from corten.logdriver.rotation import gzip_facts, highest_index
+from corten.logdriver.parsing import parse_time
+from corten.logdriver.rotation import GZIP_EXTRA, GZIP_HEADER, highest_index
 
 
 class Piece:
@@ -107,3 +110,15 @@ def open_pieces(path: str, known: Piece | None = None, limit: int = 1 << 16) -> 
         raise
     found.reverse()
     return found
+
+
+def gzip_facts(header: bytes) -> tuple[int, int]:
+    """From a compressed piece's first bytes: (inode it had before, time of its last entry in ns), zeros if unknown."""
+    try:
+        magic, deflate, method, flags, _, _, _, length = GZIP_HEADER.unpack_from(header)
+        if (magic, deflate, method) != (0x1F, 0x8B, 8) or not flags & GZIP_EXTRA:
+            return 0, 0
+        document = json.loads(header[GZIP_HEADER.size : GZIP_HEADER.size + length])
+        return int(document.get("inode", 0)), parse_time(document["lastTime"])
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        return 0, 0

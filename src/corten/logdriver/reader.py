@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from corten.errors import InvalidParameter
-from corten.logdriver.api import LogReader, ReadRequest
 from corten.logdriver.formats import JsonFormat, LocalFormat, RecordFormat
 from corten.logdriver.pieces import Piece, open_pieces
+from corten.logdriver.reading import LogReader, ReadRequest
 
 NOT_READABLE = "configured logging driver does not support reading"
 

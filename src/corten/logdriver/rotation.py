@@ -19,14 +19,14 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from corten.logdriver.options import LogOptions
-from corten.logdriver.times import format_time, parse_time
+from corten.logdriver.times import format_time
 
 _COPY = 1 << 20
 # at level 1 one core keeps up with a program that writes 100 MB/s
 _LEVEL = 1
 # ID1 ID2, deflate, FEXTRA, mtime, fastest, Unix (RFC 1952)
-_GZIP_HEADER = struct.Struct("<BBBBIBBH")
-_GZIP_EXTRA = 4
+GZIP_HEADER = struct.Struct("<BBBBIBBH")
+GZIP_EXTRA = 4
 _ROTATED = re.compile(r"\.([1-9][0-9]{0,8})(\.gz)?\Z", re.ASCII)
 
 
@@ -45,8 +45,11 @@ class RotatingFile:
         self._descriptor = -1
         self._size = 0
         self._compressor = -1
-        os.makedirs(os.path.dirname(path) or ".", mode=0o710, exist_ok=True)
-        self._open(self._path, os.O_CREAT)
+        try:
+            self._open(self._path, os.O_CREAT)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
+            self._open(self._path, os.O_CREAT)
         sound = repair(self._descriptor, self._size) if self._size else 0
         if sound < self._size:
             os.ftruncate(self._descriptor, sound)
@@ -58,7 +61,7 @@ class RotatingFile:
     def _open(self, path: str, extra: int) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | extra
         self._descriptor = os.open(path, flags, self._mode)
-        self._size = os.fstat(self._descriptor).st_size
+        self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def write(self, block: bytes, boundary: Callable[[bytes, int], int]) -> None:
         """Append whole entries.
@@ -237,7 +240,7 @@ def _gzip(source: int, status: os.stat_result) -> Iterator[bytes]:
     extra = json.dumps(
         {"lastTime": format_time(status.st_mtime_ns), "inode": status.st_ino}, separators=(",", ":")
     ).encode()
-    yield _GZIP_HEADER.pack(0x1F, 0x8B, 8, _GZIP_EXTRA, int(status.st_mtime) & 0xFFFFFFFF, 4, 3, len(extra)) + extra
+    yield GZIP_HEADER.pack(0x1F, 0x8B, 8, GZIP_EXTRA, int(status.st_mtime) & 0xFFFFFFFF, 4, 3, len(extra)) + extra
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     checksum = size = 0
     while block := os.read(source, _COPY):
@@ -255,15 +258,3 @@ def _put_in_place(path: str, unfinished: str, status: os.stat_result) -> None:
             os.unlink(name)
             return
     # rotated out while it was being compressed
-
-
-def gzip_facts(header: bytes) -> tuple[int, int]:
-    """From a compressed piece's first bytes: (inode it had before, time of its last entry in ns), zeros if unknown."""
-    try:
-        magic, deflate, method, flags, _, _, _, length = _GZIP_HEADER.unpack_from(header)
-        if (magic, deflate, method) != (0x1F, 0x8B, 8) or not flags & _GZIP_EXTRA:
-            return 0, 0
-        document = json.loads(header[_GZIP_HEADER.size : _GZIP_HEADER.size + length])
-        return int(document.get("inode", 0)), parse_time(document["lastTime"])
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        return 0, 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from corten.logdriver import options
 from corten.logdriver.api import LogWriter, Loop
 from corten.logdriver.cutting import CuttingWriter
 from corten.logdriver.detached import DetachedWriter
 from corten.logdriver.json_file import JsonFileWriter
 from corten.logdriver.local import LocalWriter
+from corten.logdriver.options import LogOptions
 
 
 class NoneWriter:
@@ -28,13 +28,13 @@ class NoneWriter:
         return
 
 
-def open_writer(driver: str, config: dict[str, str], path: str, attributes: dict[str, str], loop: Loop) -> LogWriter:
+def open_writer(driver: str, path: str, chosen: LogOptions, attributes: dict[str, str], loop: Loop) -> LogWriter:
     """The writer of a new run of a container.
 
+    chosen:     of ``options.parse``
     attributes: what ``attributes.attributes`` found for this container
-    Errors:     NotFound, InvalidParameter for the options; OSError for the file
+    Errors:     OSError for the file
     """
-    chosen = options.parse(driver, config)
     if driver == "none":
         return NoneWriter()
 

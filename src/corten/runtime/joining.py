@@ -31,13 +31,19 @@ _KINDS = {
 }
 
 
-def clone(flags: int, joined: dict[str, str], cgroup_fd: int, child: Callable[[], None]) -> tuple[int, int]:
+def clone(
+    flags: int, joined: dict[str, str], cgroup_fd: int, child: Callable[[], None], *, sibling: bool = False
+) -> tuple[int, int]:
     """Start ``child`` in new namespaces (flags) and existing ones (type -> path): (pid, pidfd) of our own child.
 
+    sibling: a child of our parent instead, unless a namespace is joined
     Errors: InvalidParameter for a namespace file that is none, OSError.
     """
     if not joined:
-        pid, pidfd = kernel.clone3(flags, cgroup_fd=cgroup_fd)
+        if sibling:
+            pid, pidfd = kernel.clone3(flags | kernel.CLONE_PARENT, cgroup_fd=cgroup_fd, exit_signal=0)
+        else:
+            pid, pidfd = kernel.clone3(flags, cgroup_fd=cgroup_fd)
         if pid == 0:
             _run(child)
         return pid, pidfd

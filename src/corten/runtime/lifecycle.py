@@ -119,11 +119,14 @@ def create(
     keep_fds: int = 0,
     gate: int = -1,
     die_with_parent: bool = False,
+    sibling: bool = False,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
 
     gate: an open FIFO that starts the program instead of ``InitProcess.start`` (``corten-oci``)
-    die_with_parent: kill the program when the calling process ends
+    die_with_parent: kill the program when its parent ends
+    sibling: its parent is the caller's own parent, so that the caller may end; where a namespace is joined it is the caller's
+             child all the same, and ``die_with_parent`` has no effect
     Errors: InvalidParameter (config.json cannot be honoured), SystemFailure(step, errno).
     """
     spec_check.check(spec)
@@ -140,7 +143,7 @@ def create(
         "annotations": spec.get("annotations") or {},
     }
     try:
-        return _create(spec, cgroup, state, stdio=stdio, seccomp_cache=seccomp_cache, keep_fds=keep_fds, gate=gate, die_with_parent=die_with_parent)
+        return _create(spec, cgroup, state, stdio=stdio, seccomp_cache=seccomp_cache, keep_fds=keep_fds, gate=gate, die_with_parent=die_with_parent, sibling=sibling)
     except BaseException:
         cgroup.kill()
         cgroup.delete()
@@ -157,6 +160,7 @@ def _create(
     keep_fds: int,
     gate: int,
     die_with_parent: bool,
+    sibling: bool,
 ) -> InitProcess:
     linux = spec.get("linux") or {}
     entries = linux.get("namespaces") or []
@@ -175,13 +179,13 @@ def _create(
         seccomp_cache=seccomp_cache,
         keep=keep_fds,
         gate=gate,
-        die_with_parent=die_with_parent,
+        die_with_parent=die_with_parent and not (sibling and joined),
         join_cgroup=into < 0 and "user" not in new,
         state={**state, "status": "created"},
     )
     flags = sum(_FLAGS[kind] for kind in new if kind in _FLAGS and not (kind == "time" and linux.get("timeOffsets")))
     try:
-        pid, pidfd = joining.clone(flags, joined, into, lambda: _become_init(request, ours))
+        pid, pidfd = joining.clone(flags, joined, into, lambda: _become_init(request, ours), sibling=sibling)
     except BaseException:
         ours.close()
         raise

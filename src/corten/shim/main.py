@@ -1,286 +1,255 @@
 """The shim: one process per container, between daemon and program.
 
-Mounts the root, makes the container through the runtime, carries its streams, runs further programs, waits for the end and
+It carries the program's streams to the log and to attached clients, has further programs run, waits for the end and
 writes it down.  It lives on without the daemon; any daemon finds it again by ``<exec-root>/<id>/shim.sock``.
 
-Operations on a control connection (each answered with the same ``seq``):
-start, attach, exec, exec-kill, resize, kill, pause, resume, update, state, ack.
+What it must not do is grow: everything that needs memory is a ``helper``'s work.  An idle shim sleeps in epoll_wait
+and has about a megabyte of its own.
+
+Operations on a control connection (see ``protocol``), each answered with the same ``seq``::
+
+    start                          payload {"spec", "rootfs"}; descriptors: stream sockets of ``attach``
+    attach                         a stream socket
+    exec, exec-kill, resize        payload of exec: the process; a stream socket
+    kill, pause, resume, update    payload of update: the resources
+    log-flush, log-rotate, state
+
+Events: ``exit`` (code, at_ns, oom_killed, problems), ``exec-exit`` (id, code), ``log-error`` (dropped).
+
+The exit is never lost: it is written to ``exit.json`` before anyone is told, and that file stays until a daemon has
+recorded it.  Should the shim itself be killed, the kernel kills the program with it (PR_SET_PDEATHSIG); what that
+cannot reach, a daemon finds by ``state.json``.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
-import ctypes
 import json
 import os
 import select
-import signal
-import socket
-import struct
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from corten.cgroup.manager import Cgroup
-from corten.errors import Conflict, CortenError, NotFound
-from corten.linux import mount as mounting
-from corten.linux import overlay
-from corten.linux import process as kernel
-from corten.logdriver.writers import LogWriter, open_writer
-from corten.runtime import hooks, joining, lifecycle, terminal
-from corten.shim import protocol
+from corten.errors import Conflict, CortenError, NotFound, NotModified, SystemFailure
+from corten.logdriver.api import LogWriter
+from corten.logdriver.options import LogOptions
+from corten.logdriver.writers import open_writer
+from corten.runtime import terminal
+from corten.shim import ending, launch, protocol, self_care
+from corten.shim.control import Control, Reply
+from corten.shim.helper import Helper, Result
 from corten.shim.loop import EpollLoop
+from corten.shim.pipes import Pipes
+from corten.shim.protocol import Packet
 from corten.shim.streams import Streams
 
+# __WALL: also children that do not announce their end by SIGCHLD (waitpid(2))
 _WALL = 0x40000000
+# someone outside the container may hold the program's pipes open: its output is waited for this long after its end
 _DRAIN_S = 1.0
+_EXEC_DRAIN_S = 2.0
+_LOG_ERRORS_S = 60.0
 
 
 class Exec:
     """A further program of the container."""
 
-    def __init__(self, exec_id: str, process: joining.ExecProcess, streams: Streams) -> None:
-        self.id = exec_id
-        self.pid = process.pid
-        self.pidfd = process.pidfd
-        self.console = process.console_fd
+    __slots__ = ("code", "pid", "streams")
+
+    def __init__(self, pid: int, streams: Streams) -> None:
+        self.pid = pid
         self.streams = streams
+        self.code = -1
 
 
 class Shim:
     """Owns one container while it runs."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: int) -> None:
         self._loop = EpollLoop()
-        self._controls: list[socket.socket] = []
-        self._listener: socket.socket | None = None
+        self._control = Control(self._loop, self._handle, self._nobody_listens)
+        self._helpers = 0
+        self._reaped: dict[int, int] = {}
         self._execs: dict[str, Exec] = {}
-        self._init: lifecycle.InitProcess | None = None
+        self._place: launch.Place | None = None
         self._streams: Streams | None = None
         self._writer: LogWriter | None = None
-        self._directory = ""
-        self._target = ""
-        self._cache = ""
-        self._spec = b""
+        self._log_error_at = -_LOG_ERRORS_S
+        self._pid = 0
         self._started_ns = 0
-        self._exit: dict[str, Any] | None = None
-        self._operations: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
-            "start": self._start,
-            "attach": self._attach,
-            "exec": self._exec,
-            "exec-kill": self._exec_kill,
-            "resize": self._resize,
-            "kill": self._kill,
-            "pause": lambda message, descriptors: self._freeze(True),
-            "resume": lambda message, descriptors: self._freeze(False),
-            "update": self._update,
-            "state": lambda message, descriptors: self._state(),
-            "ack": lambda message, descriptors: self._acknowledge(),
-        }
-        self._add_control(control)
-        self._watch_orphans()
+        self._last_hooks = False
+        self._over = False
+        self._control.add(control)
+        self._watch_children()
+        self._loop.on_quiet(self_care.trim)
 
     def run(self) -> None:
         self._loop.run()
 
-    def _watch_orphans(self) -> None:
-        """Processes of the container that lost their parent come to us, the subreaper: collect them as they end."""
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    def dispose(self) -> None:
+        """Let go of everything, as if this had never been."""
+        _signal.set_wakeup_fd(-1)
+        self._control.close()
+        self._loop.close()
+        for descriptor in self._wakeup:
+            os.close(descriptor)
 
-        def reap(events: int) -> None:
-            with contextlib.suppress(BlockingIOError):
-                os.read(reading, 4096)
-            own = {entry.pid for entry in self._execs.values()} | ({self._init.pid} if self._init else set())
-            self._reap_all_but(own)
+    def leave_trace(self, error: BaseException) -> None:
+        """A defect of our own: say where, for the daemon that finds us gone."""
+        if self._place is not None:
+            with contextlib.suppress(OSError), open(f"{self._place.directory}/shim.log", "w") as file:
+                traceback.print_exception(error, file=file)
 
-        self._loop.watch(reading, select.EPOLLIN, reap)
+    def _handle(self, packet: Packet, reply: Reply) -> None:
+        # by name instead of a table: the table would hold a page of every operation from the start
+        operation = getattr(self, f"_op_{packet.header['op']}".replace("-", "_"), None)
+        if operation is None:
+            raise NotFound(f"the shim knows no operation {packet.header['op']!r}")
+        operation(packet, reply)
 
-    @staticmethod
-    def _reap_all_but(own: set[int]) -> None:
+    def _nobody_listens(self) -> None:
+        if self._place is None:
+            self._loop.running = False  # the daemon has gone before it said what to start
+
+    # -- helpers and children -----------------------------------------------------------------------------------------
+
+    def _help(
+        self,
+        work: Callable[[], Result],
+        reply: Reply,
+        then: Callable[[Result], dict[str, Any]] = lambda result: result[0],
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Have work done in a child; ``then`` makes the answer of its result."""
+        helper = Helper(work)
+        self._helpers += 1
+
+        def ended(events: int) -> None:
+            self._loop.forget(helper.fileno())
+            self._helpers -= 1
+            try:
+                answer = then(helper.result())
+            except (CortenError, OSError, ValueError) as error:
+                failed()
+                answer = {"error": protocol.describe_error(error)}
+            reply(answer)
+            self._claim()
+
+        self._loop.watch(helper.fileno(), select.EPOLLIN, ended)
+
+    def _work(self, work: Callable[[launch.Place], Result], reply: Reply) -> None:
+        place = self._running()
+        self._help(lambda: work(place), reply)
+
+    def _watch_children(self) -> None:
+        """Every end of a child wakes the loop: of the program, of execs, of what lost its parent in the container."""
+        reading, writing = self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+        _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+        def ready(events: int) -> None:
+            try:
+                os.read(reading, 512)
+            except BlockingIOError:
+                pass
+            self._reap()
+
+        self._loop.watch(reading, select.EPOLLIN, ready)
+
+    def _reap(self) -> None:
         while True:
             try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | _WALL)
             except ChildProcessError:
-                return
-            if found is None or found.si_pid in own:
-                return  # ours are collected where their end is handled
-            os.waitpid(found.si_pid, os.WNOHANG | _WALL)
+                break
+            if found is None:
+                break
+            # Docker's way to count: 128 + n for signal n
+            self._reaped[found.si_pid] = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+        self._claim()
 
-    # -- control ------------------------------------------------------------------------------------------------------
-
-    def _add_control(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._controls.append(connection)
-        self._loop.watch(connection.fileno(), select.EPOLLIN, lambda events: self._control_ready(connection))
-
-    def _drop_control(self, connection: socket.socket) -> None:
-        self._loop.forget(connection.fileno())
-        connection.close()
-        if connection in self._controls:
-            self._controls.remove(connection)
-        if self._init is None or (self._exit is not None and not self._controls):
-            # nobody to start for, or everything is over and written down
-            self._loop.running = False
-
-    def _control_ready(self, connection: socket.socket) -> None:
-        try:
-            message, descriptors = protocol.receive(connection)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError):
-            message, descriptors = None, []
-        if message is None:
-            self._drop_control(connection)
-            return
-        try:
-            operation = self._operations.get(message.get("op", ""))
-            if operation is None:
-                raise NotFound(f"the shim knows no operation {message.get('op')!r}")
-            answer = operation(message, descriptors)
-        except (CortenError, OSError, ValueError, KeyError, TypeError) as error:
-            answer = {"error": protocol.describe_error(error)}
-        finally:
-            for descriptor in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-        answer["seq"] = message.get("seq", 0)
-        self._send(connection, answer)
-        if message.get("op") == "start" and "error" in answer:
-            self._loop.running = False
-        trim_memory()
-
-    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
-        try:
-            protocol.send(connection, message)
-        except OSError:
-            # the daemon is gone or stuck; what matters is written down
-            self._drop_control(connection)
-
-    def _broadcast(self, message: dict[str, Any]) -> None:
-        for connection in list(self._controls):
-            self._send(connection, message)
-
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # by descriptor: a path below a deep exec root may exceed the 107 bytes of a socket address
-        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            old = os.umask(0o177)
-            try:
-                listener.bind(f"/proc/self/fd/{directory}/shim.sock")
-            finally:
-                os.umask(old)
-        finally:
-            os.close(directory)
-        listener.listen(16)
-        listener.setblocking(False)
-        self._listener = listener
-        self._loop.watch(listener.fileno(), select.EPOLLIN, lambda events: self._accept())
-
-    def _accept(self) -> None:
-        if self._listener is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            connection, _ = self._listener.accept()
-            _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid != os.geteuid():
-                connection.close()
-                return
-            self._add_control(connection)
+    def _claim(self) -> None:
+        """Act on the ends of those we know.  A helper may still have to tell us who its child was."""
+        for exec_id, entry in list(self._execs.items()):
+            if entry.code < 0 and entry.pid in self._reaped:
+                self._exec_ended(exec_id, entry, self._reaped.pop(entry.pid))
+        if self._pid and not self._over and self._pid in self._reaped:
+            self._ended(self._reaped.pop(self._pid))
+        if not self._helpers:
+            self._reaped.clear()
 
     # -- start --------------------------------------------------------------------------------------------------------
 
-    def _start(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        self._directory = message["directory"]
-        self._cache = message["seccomp_cache"]
-        undo: list[Callable[[], None]] = []
+    def _op_start(self, packet: Packet, reply: Reply) -> None:
+        if self._place is not None:
+            raise Conflict("this shim has its container already")
+        header = packet.header
+        directory = header["directory"]
+        os.mkdir(directory, 0o710)
+        place = self._place = launch.Place(header, packet.take_payload())
+        self._last_hooks = header["poststop"]
+        if header["orphans"]:
+            self_care.adopt_orphans()
         try:
-            os.mkdir(self._directory, 0o710)
-            undo.append(lambda: _remove_runtime_directory(self._directory))
-            self._listen()
-            log = message["log"]
-            self._writer = open_writer(log["type"], log["config"], log["path"], log.get("attributes") or {}, self._loop)
-            undo.append(self._writer.close)
-            self._mount(message["rootfs"])
-            undo.append(self._unmount)
-            self._run_init(message, descriptors, drop_slow=log["config"].get("mode") == "non-blocking")
+            self._prepare(place, packet, reply)
         except BaseException:
-            if self._listener is not None:
-                self._loop.forget(self._listener.fileno())
-                self._listener.close()
-            for step in reversed(undo):
-                step()
+            self._undo(place)
             raise
-        assert self._init is not None
-        self._write_state()
-        return {"pid": self._init.pid, "started_ns": self._started_ns, "warnings": self._init.warnings}
 
-    def _mount(self, rootfs: dict[str, Any]) -> None:
-        self._target = rootfs["target"]
-        if rootfs["type"] == "bind":
-            return  # a plain directory needs no mount
-        os.makedirs(self._target, 0o700, exist_ok=True)
-        overlay.overlay_mount(self._target, rootfs["lower"], rootfs["upper"] or None, rootfs["work"] or None, rootfs["options"])
-
-    def _unmount(self) -> None:
-        with contextlib.suppress(OSError):
-            mounting.umount2(self._target, mounting.MNT_DETACH | mounting.UMOUNT_NOFOLLOW)
-
-    def _run_init(self, message: dict[str, Any], descriptors: list[int], *, drop_slow: bool) -> None:
-        spec = message["spec"]
-        tty = bool(spec["process"].get("terminal"))
-        streams = Streams(
-            self._loop, tty=tty, sink=self._log, drop_slow=drop_slow, stdin_once=message["stdin_once"]
-        )
-        pipes = Pipes(None if tty else message["open_stdin"])
+    def _prepare(self, place: launch.Place, packet: Packet, reply: Reply) -> None:
+        header, log = packet.header, packet.header["log"]
+        self._control.listen(place.directory)
+        options = LogOptions(*log["options"])
         try:
-            init = lifecycle.create(
-                spec,
-                container_id=message["id"],
-                bundle=message["bundle"],
-                stdio=pipes.theirs,
-                seccomp_cache=self._cache,
-                die_with_parent=True,
-            )
-            try:
-                pipes.connect(streams, init.console_fd if tty else -1, with_input=message["open_stdin"])
-                for index, wanted in enumerate(message["attach"]):
-                    self._attach_to(streams, wanted, descriptors[index])
-                init.start()
-            except BaseException:
-                streams.close()
-                init.console_fd = -1  # closed with the streams
-                init.abandon()
-                raise
+            self._writer = open_writer(log["type"], log["path"], options, log["attributes"], self._loop)
+        except OSError as error:
+            text = f"failed to initialize logging driver: {(error.strerror or '').lower()}: {error.filename}"
+            raise SystemFailure(text, step="log", errno=error.errno or 0) from error
+        tty = bool(header["tty"])
+        streams = self._streams = Streams(
+            self._loop,
+            tty=tty,
+            sink=self._log,
+            drop_slow=options.non_blocking,
+            stdin_once=header["stdin_once"],
+        )
+        for wanted in header["attach"]:
+            self._attach_to(streams, packet, wanted)
+        pipes = Pipes(tty=tty, with_input=header["open_stdin"])
+        theirs = pipes.theirs
+        pipes.connect(streams)
+
+        def started(result: Result) -> dict[str, Any]:
+            document, descriptors = result
+            if descriptors:
+                streams.set_console(descriptors[0])
+            self._pid, self._started_ns = document["pid"], document["started_ns"]
+            return document
+
+        try:
+            self._help(lambda: launch.start(place, theirs), reply, started, lambda: self._undo(place))
         finally:
             pipes.close_theirs()
-        self._init, self._streams = init, streams
-        self._started_ns = time.time_ns()
-        # only what a later exec and the last hooks need is kept, as bytes
-        kept = {key: spec.get(key) for key in ("ociVersion", "hooks", "annotations")}
-        kept["process"] = {"rlimits": spec["process"].get("rlimits")}
-        kept["linux"] = {"seccomp": (spec.get("linux") or {}).get("seccomp")}
-        self._spec = json.dumps(kept).encode()
-        init.spec, init.state = {}, {**init.state}
-        self._loop.watch(init.pidfd, select.EPOLLIN, lambda events: self._init_exited())
 
-    def _write_state(self) -> None:
-        assert self._init is not None
-        self._write_file(
-            "state.json",
-            {"pid": self._init.pid, "started_ns": self._started_ns, "cgroup": self._init.cgroup.path, "target": self._target, "shim": os.getpid()},
-        )
-
-    def _write_file(self, name: str, document: dict[str, Any]) -> None:
-        temporary = f"{self._directory}/.{name}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, json.dumps(document).encode())
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, f"{self._directory}/{name}")
+    def _undo(self, place: launch.Place) -> None:
+        """The container could not be started: leave nothing of it, and end."""
+        if self._streams is not None:
+            self._streams.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._control.stop_listening()
+        # for a helper that was killed and has not cleaned up after itself
+        cgroup = ending.open_cgroup(place)
+        if cgroup is not None and cgroup.exists():
+            ending.stop_stragglers(cgroup)
+            ending.clear(place, cgroup)
+        for name in os.listdir(place.directory):
+            os.unlink(f"{place.directory}/{name}")
+        os.rmdir(place.directory)
+        self._loop.running = False
 
     def _log(self, stream: str, data: bytes) -> None:
         if self._writer is None:
@@ -288,245 +257,200 @@ class Shim:
         try:
             self._writer.write(stream, data, time.time_ns())
         except OSError:
-            # a full disk must not stop the program; what follows may find room again
-            self._broadcast({"event": "log-error"})
+            self._tell_log_error()
+
+    def _tell_log_error(self) -> None:
+        """A full disk must not stop the program; what follows may find room again."""
+        now = time.monotonic()
+        if self._writer is not None and now - self._log_error_at >= _LOG_ERRORS_S:
+            self._log_error_at = now
+            self._control.broadcast({"event": "log-error", "dropped": self._writer.dropped})
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
-    def _running(self) -> lifecycle.InitProcess:
-        if self._init is None or self._exit is not None:
+    def _running(self) -> launch.Place:
+        if self._place is None or not self._pid or self._over:
             raise Conflict("the container is not running")
-        return self._init
+        return self._place
 
-    def _attach_to(self, streams: Streams, wanted: dict[str, Any], descriptor: int) -> None:
+    @staticmethod
+    def _attach_to(streams: Streams, packet: Packet, wanted: dict[str, Any]) -> None:
         streams.attach(
-            socket.socket(fileno=os.dup(descriptor)),
+            packet.descriptors.pop(0),
             stdin=wanted["stdin"],
             stdout=wanted["stdout"],
             stderr=wanted["stderr"],
             detach_keys=bytes.fromhex(wanted["detach_keys"]),
         )
 
-    def _attach(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    def _op_attach(self, packet: Packet, reply: Reply) -> None:
         self._running()
         assert self._streams is not None
-        self._attach_to(self._streams, message, descriptors[0])
-        return {}
+        self._attach_to(self._streams, packet, packet.header)
+        reply({})
 
-    def _exec(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        init = self._running()
-        exec_id, process = message["id"], message["process"]
-        tty = bool(process.get("terminal"))
-        streams = Streams(self._loop, tty=tty, sink=lambda stream, data: None, stdin_once=True)
-        pipes = Pipes(None if tty else message["stdin"])
+    def _op_exec(self, packet: Packet, reply: Reply) -> None:
+        place, header = self._running(), packet.header
+        self_care.adopt_orphans()  # the helper leaves its program to us
+        exec_id, pid, process = header["id"], self._pid, packet.payload()
+        tty = bool(header["tty"])
+        streams = Streams(self._loop, tty=tty, sink=None, drop_slow=False, stdin_once=True)
+        if packet.descriptors:
+            self._attach_to(streams, packet, header)
+        pipes = Pipes(tty=tty, with_input=header["stdin"])
+        theirs = pipes.theirs
+        pipes.connect(streams)
+
+        def made(result: Result) -> dict[str, Any]:
+            document, descriptors = result
+            if descriptors:
+                streams.set_console(descriptors[0])
+            self._execs[exec_id] = Exec(document["pid"], streams)
+            return document
+
         try:
-            made = joining.exec_process(
-                init.pid, json.loads(self._spec), process, cgroup=init.cgroup, stdio=pipes.theirs, seccomp_cache=self._cache
-            )
-            pipes.connect(streams, made.console_fd if tty else -1, with_input=message["stdin"])
+            self._help(lambda: launch.execute(place, pid, process, theirs), reply, made, streams.close)
         except BaseException:
             streams.close()
-            pipes.close_ours()
             raise
         finally:
             pipes.close_theirs()
-        if descriptors:
-            self._attach_to(streams, message, descriptors[0])
-        entry = self._execs[exec_id] = Exec(exec_id, made, streams)
-        self._loop.watch(made.pidfd, select.EPOLLIN, lambda events: self._exec_exited(entry))
-        return {"pid": made.pid}
 
-    def _exec_kill(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        entry = self._execs.get(message["id"])
-        if entry is not None:
-            kernel.pidfd_send_signal(entry.pidfd, message["signal"])
-        return {}
+    def _op_pause(self, packet: Packet, reply: Reply) -> None:
+        self._work(launch.freeze, reply)
 
-    def _resize(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        exec_id = message["id"]
-        if exec_id:
-            if exec_id not in self._execs:
-                raise NotFound(f"No such exec instance: {exec_id}")
-            console = self._execs[exec_id].console
-        else:
-            console = self._running().console_fd
-        if console >= 0:
-            terminal.set_size(console, message["height"], message["width"])
-        return {}
+    def _op_resume(self, packet: Packet, reply: Reply) -> None:
+        self._work(launch.thaw, reply)
 
-    def _kill(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        init = self._running()
-        if message.get("all"):
-            init.cgroup.kill(message["signal"])
-        else:
-            kernel.pidfd_send_signal(init.pidfd, message["signal"])
-        return {}
+    def _op_exec_kill(self, packet: Packet, reply: Reply) -> None:
+        entry = self._execs.get(packet.header["id"])
+        if entry is None or entry.code >= 0:
+            raise NotModified("the program has ended")
+        os.kill(entry.pid, packet.header["signal"])  # ours and not yet waited for: the number is still its own
+        reply({})
 
-    def _freeze(self, frozen: bool) -> dict[str, Any]:
-        cgroup = self._running().cgroup
-        if frozen:
-            cgroup.freeze()
-        else:
-            cgroup.thaw()
-        return {}
+    def _op_resize(self, packet: Packet, reply: Reply) -> None:
+        header = packet.header
+        self._running()
+        streams = self._streams
+        if header["id"]:
+            if header["id"] not in self._execs:
+                raise NotFound(f"No such exec instance: {header['id']}")
+            streams = self._execs[header["id"]].streams
+        if streams is not None and streams.console >= 0:
+            terminal.set_size(streams.console, header["height"], header["width"])
+        reply({})
 
-    def _update(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        self._running().cgroup.update(message["resources"])
-        return {}
+    def _op_kill(self, packet: Packet, reply: Reply) -> None:
+        number = packet.header["signal"]
+        if not self._pid or self._over or self._pid in self._reaped:
+            raise NotModified("the container has ended")
+        if packet.header.get("all"):
+            self._work(lambda place: launch.kill_all(place, number), reply)
+            return
+        os.kill(self._pid, number)
+        reply({})
 
-    def _state(self) -> dict[str, Any]:
-        answer: dict[str, Any] = {"started_ns": self._started_ns, "pid": self._init.pid if self._init else 0}
-        if self._exit is not None:
-            answer["exit"] = self._exit
-        return answer
+    def _op_update(self, packet: Packet, reply: Reply) -> None:
+        resources = packet.payload()
+        self._work(lambda place: launch.update(place, resources), reply)
 
-    def _acknowledge(self) -> dict[str, Any]:
-        if self._exit is not None:
-            self._loop.running = False
-        return {}
+    def _op_log_flush(self, packet: Packet, reply: Reply) -> None:
+        self._running()
+        assert self._streams is not None
+        self._streams.take_present()
+        reply({})
 
-    # -- exits --------------------------------------------------------------------------------------------------------
+    def _op_log_rotate(self, packet: Packet, reply: Reply) -> None:
+        self._running()
+        assert self._writer is not None
+        self._writer.rotate()
+        reply({})
 
-    def _exec_exited(self, entry: Exec) -> None:
-        self._loop.forget(entry.pidfd)
-        code = _wait(entry.pid)
-        os.close(entry.pidfd)
-        entry.streams.drain()
-        self._execs.pop(entry.id, None)
+    def _op_state(self, packet: Packet, reply: Reply) -> None:
+        if not self._pid:
+            raise Conflict("the container is being started")
+        execs = {exec_id: entry.pid for exec_id, entry in self._execs.items()}
+        dropped = self._writer.dropped if self._writer is not None else 0
+        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": dropped})
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _exec_ended(self, exec_id: str, entry: Exec, code: int) -> None:
+        """Its last output may still be on its way through the pty, or another process may hold the pipe."""
+        entry.code = code
+        entry.streams.take_present()
+        if not entry.streams.has_outputs:
+            self._finish_exec(exec_id, entry)
+            return
+        entry.streams.on_outputs_ended = lambda: self._finish_exec(exec_id, entry)
+        self._loop.call_later(_EXEC_DRAIN_S, lambda: self._finish_exec(exec_id, entry))
+
+    def _finish_exec(self, exec_id: str, entry: Exec) -> None:
+        if self._execs.get(exec_id) is not entry:
+            return
+        del self._execs[exec_id]
         # first the code, then the end of the stream: whoever sees the end may ask for the code
-        self._broadcast({"event": "exec-exit", "id": entry.id, "code": code})
-        entry.streams.close()
-        trim_memory()
+        self._control.broadcast({"event": "exec-exit", "id": exec_id, "code": entry.code})
+        entry.streams.end()
 
-    def _init_exited(self) -> None:
-        assert self._init is not None
-        assert self._streams is not None
-        init = self._init
-        self._loop.forget(init.pidfd)
-        code = _wait(init.pid)
+    def _ended(self, code: int) -> None:
+        """The program has ended: finish the log, take everything away, write it down, tell everyone."""
+        place, streams, writer = self._running(), self._streams, self._writer
+        assert streams is not None
         at_ns = time.time_ns()
-        with contextlib.suppress(CortenError, OSError):
-            init.cgroup.thaw()
-        oom_killed = init.cgroup.oom_kills() > 0
-        init.cgroup.kill()
-        self._drain()
-        for entry in list(self._execs.values()):
-            self._exec_exited(entry)
-        if self._writer is not None:
+        self._over = True
+        cgroup = ending.open_cgroup(place)
+        oom_killed = ending.stop_stragglers(cgroup)
+        streams.take_all(_DRAIN_S)
+        if writer is not None:
             with contextlib.suppress(OSError):
-                self._writer.finish(time.time_ns())
-            self._writer.close()
-        self._unmount()
-        problems = self._after_exit(init)
-        self._exit = {"code": code, "at_ns": at_ns, "oom_killed": oom_killed, "problems": problems}
-        with contextlib.suppress(OSError):
-            self._write_file("exit.json", self._exit)
-        if self._listener is not None:
-            self._loop.forget(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
-        self._broadcast({"event": "exit", **self._exit})
-        self._streams.close()
-        if not self._controls:
-            self._loop.running = False
+                writer.finish(time.time_ns())
+            writer.close()
+        self._reap()
+        for exec_id, entry in list(self._execs.items()):
+            if entry.code < 0:
+                entry.code = 128 + _signal.SIGKILL
+            entry.streams.take_present()
+            self._finish_exec(exec_id, entry)
+        problems = ending.clear(place, cgroup)
+        if self._last_hooks:
+            problems += ending.run_last_hooks(place, self._pid)
+        if writer is not None and writer.dropped:
+            problems.append(f"{writer.dropped} bytes of output were not logged")
+        self._write_exit(place, {"code": code, "at_ns": at_ns, "oom_killed": oom_killed}, problems)
+        streams.on_clients_gone = self._stop
+        streams.end()
+        if not streams.has_clients:
+            self._stop()
 
-    def _drain(self) -> None:
-        """Everything written before the end belongs to the log, also by processes that have just been killed."""
-        assert self._streams is not None
-        deadline = time.monotonic() + _DRAIN_S
-        self._streams.drain()
-        while self._streams.is_open and not self._streams.tty and time.monotonic() < deadline:
-            time.sleep(0.005)
-            self._streams.drain()
-
-    def _after_exit(self, init: lifecycle.InitProcess) -> list[str]:
-        problems = []
-        spec = json.loads(self._spec)
+    def _write_exit(self, place: launch.Place, status: dict[str, Any], problems: list[str]) -> None:
         try:
-            hooks.run(spec.get("hooks") or {}, "poststop", {**init.state, "status": "stopped"})
-        except CortenError as error:
-            problems.append(error.message)
-        try:
-            init.cgroup.delete()
-        except CortenError as error:
-            problems.append(error.message)
-        os.close(init.pidfd)
-        return problems
+            launch.write_file(place.directory, "exit.json", json.dumps(status))
+        except OSError as error:
+            problems.append(f"exit.json: {error.strerror}")
+        self._control.stop_listening()
+        # before anyone hears of the end: a new run of the container makes files of these names
+        for name in ("shim.sock", "shim.pid", "state.json"):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{place.directory}/{name}")
+        self._control.broadcast({"event": "exit", **status, "problems": problems})
+        self._control.close()
+
+    def _stop(self) -> None:
+        """Clients have read everything: nothing is left to do."""
+        self._loop.running = False
 
 
-class Pipes:
-    """The three pipes of a program without a terminal; nothing at all for one with a terminal.
+def run_shim(control: int) -> None:
+    """The forked child's whole life.
 
-    with_input: None for a terminal; False connects standard input to /dev/null
+    ``_signal`` and ``_socket`` stand for ``signal`` and ``socket`` wherever a shim passes by: the wrappers of those, with
+    their enumerations, would cost a shim a quarter of a megabyte.
     """
-
-    def __init__(self, with_input: bool | None) -> None:
-        self.theirs: tuple[int, int, int] | None = None
-        self._ours: list[int] = []
-        if with_input is None:
-            return
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        err_read, err_write = os.pipe2(os.O_CLOEXEC)
-        if with_input:
-            in_read, in_write = os.pipe2(os.O_CLOEXEC)
-        else:
-            in_read, in_write = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
-        self.theirs = (in_read, out_write, err_write)
-        self._ours = [in_write, out_read, err_read]
-
-    def connect(self, streams: Streams, console: int, *, with_input: bool) -> None:
-        """Hand our ends over to the streams, which close them."""
-        if self.theirs is None:
-            streams.add_output(console, "stdout")
-            streams.set_input(console)
-            return
-        in_write, out_read, err_read = self._ours
-        self._ours = []
-        streams.add_output(out_read, "stdout")
-        streams.add_output(err_read, "stderr")
-        if in_write >= 0:
-            streams.set_input(in_write)
-
-    def close_theirs(self) -> None:
-        for descriptor in self.theirs or ():
-            os.close(descriptor)
-
-    def close_ours(self) -> None:
-        for descriptor in self._ours:
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._ours = []
-
-
-def _wait(pid: int) -> int:
-    """The exit code as Docker counts it: 128 + n for signal n."""
-    try:
-        _, status = os.waitpid(pid, _WALL)
-    except ChildProcessError:
-        return 255
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
-
-
-def _remove_runtime_directory(directory: str) -> None:
-    for name in os.listdir(directory):
-        os.unlink(f"{directory}/{name}")
-    os.rmdir(directory)
-
-
-_libc = ctypes.CDLL(None)
-
-
-def trim_memory() -> None:
-    """Give freed memory back: a shim is idle most of its life."""
-    _libc.malloc_trim(0)
-
-
-def run_shim(descriptors: list[int]) -> None:
-    """The forked child's whole life."""
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    kernel.set_name("corten-shim")
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    Shim(socket.socket(fileno=descriptors[0])).run()
+    shim = Shim(control)
+    try:
+        shim.run()
+    except BaseException as error:
+        shim.leave_trace(error)

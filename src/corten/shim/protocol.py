@@ -1,46 +1,108 @@
-"""What daemon, spawner and shim say to each other: one JSON object a packet, descriptors beside it.
+"""What daemon, spawner and shim say to each other: one packet a message, descriptors beside it.
 
-Packets are SOCK_SEQPACKET; what does not fit into one goes through a sealed memfd that travels with it.
+A packet is a JSON object, a newline and a payload.  Only the object is for the receiver's own eyes: the payload (a
+runtime spec, a process) is passed on unread to the short-lived process that needs it, so that a shim's memory stays
+small.  A large payload comes as a sealed memfd, the last of the descriptors, instead.
 
-Daemon → spawner: ``{"op": "spawn"}`` with the first control connection of the new shim.
-Daemon → shim:    ``{"op": …, "seq": n}``, see ``shim/main.py``; the answer carries the same ``seq``.
-Shim → daemon:    answers, and ``{"event": "exit" | "exec-exit", …}`` at any time.
+Daemon → spawner: ``{"op": "spawn"}`` with the first control connection of a new shim.
+Daemon → shim:    ``{"op": …, "seq": n, …}``, answered with the same ``seq`` and perhaps ``error``.
+Shim → daemon:    ``{"event": …}`` at any time; see ``shim/main.py``.
+
+Packets are SOCK_SEQPACKET.  Source: unix(7).
 """
 
 from __future__ import annotations
 
+import _socket
 import array
 import json
 import os
-import socket
 from typing import Any
 
-from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, NotFound, SystemFailure
+from corten.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    CortenError,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    SystemFailure,
+)
 from corten.linux.process import sealed_memfd
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
+
 _INLINE = 32 * 1024
-_PACKET = 64 * 1024
-_MAXIMUM_DESCRIPTORS = 64
+# an unprivileged send buffer holds 208 KiB: header and inline payload always fit
+_PACKET = 128 * 1024
+_MAXIMUM_DESCRIPTORS = 128
 
 _KINDS: dict[str, type[CortenError]] = {
     kind.__name__: kind
-    for kind in (CommandNotExecutable, CommandNotFound, Conflict, InvalidParameter, NotFound, SystemFailure)
+    for kind in (
+        CommandNotExecutable,
+        CommandNotFound,
+        Conflict,
+        InvalidParameter,
+        NotFound,
+        NotModified,
+        SystemFailure,
+    )
 }
 
 
-def pack(message: dict[str, Any], descriptors: list[int]) -> tuple[bytes, list[int], int]:
-    """(packet, descriptors, descriptor to close after sending or -1)."""
-    body = json.dumps(message, separators=(",", ":")).encode()
-    if len(body) <= _INLINE:
-        return body, descriptors, -1
-    large = sealed_memfd("corten-message", body)
-    return b'{"large":true}', [*descriptors, large], large
+class Packet:
+    """A received message.  Whoever takes a descriptor out of ``descriptors`` owns it; ``close`` closes the rest."""
+
+    __slots__ = ("_large", "_payload", "descriptors", "header")
+
+    def __init__(self, header: dict[str, Any], payload: bytes, descriptors: list[int], *, large: bool) -> None:
+        self.header = header
+        self._payload = payload
+        self._large = descriptors.pop() if large else -1
+        self.descriptors = descriptors
+
+    def payload(self) -> bytes:
+        if self._large < 0:
+            return self._payload
+        return read_all(self._large)
+
+    def take_payload(self) -> int:
+        """The payload as a descriptor that the caller owns."""
+        if self._large < 0:
+            return sealed_memfd("corten-payload", self._payload)
+        taken, self._large = self._large, -1
+        return taken
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
+        if self._large >= 0:
+            os.close(self._large)
+            self._large = -1
 
 
-def send(connection: socket.socket, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
-    """Errors: OSError; BlockingIOError when a non-blocking connection is full."""
-    packet, passed, large = pack(message, descriptors or [])
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed))] if passed else []
+def read_all(descriptor: int) -> bytes:
+    """The whole content of a file, wherever it is positioned."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def send(
+    connection: _socket.socket, header: dict[str, Any], descriptors: list[int] | None = None, payload: bytes = b""
+) -> None:
+    """Errors: OSError; BlockingIOError when a non-blocking connection is full, nothing has been sent then."""
+    large = -1
+    passed = list(descriptors or ())
+    if len(payload) > _INLINE:
+        large = sealed_memfd("corten-payload", payload)
+        header = {**header, "large": True}
+        payload = b""
+        passed.append(large)
+    packet = _encode(header).encode() + b"\n" + payload
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", passed))] if passed else []
     try:
         connection.sendmsg([packet], ancillary)
     finally:
@@ -48,39 +110,35 @@ def send(connection: socket.socket, message: dict[str, Any], descriptors: list[i
             os.close(large)
 
 
-def receive_raw(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """(packet, descriptors); an empty packet at end of file."""
-    space = socket.CMSG_SPACE(4 * _MAXIMUM_DESCRIPTORS)
-    packet, ancillary, _, _ = connection.recvmsg(_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+def receive(connection: _socket.socket) -> Packet | None:
+    """The next message, None at end of file.
+
+    Errors: OSError, BlockingIOError; ValueError for what is no message.
+    """
+    space = _socket.CMSG_SPACE(4 * _MAXIMUM_DESCRIPTORS)
+    data, ancillary, flags, _ = connection.recvmsg(_PACKET, space, _socket.MSG_CMSG_CLOEXEC)
     descriptors: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             numbers = array.array("i")
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
             descriptors += numbers
-    return packet, descriptors
-
-
-def unpack(packet: bytes, descriptors: list[int]) -> dict[str, Any]:
-    """The message; the descriptor of a large one is taken out of the list and closed."""
-    if packet == b'{"large":true}':
-        large = descriptors.pop()
-        try:
-            size = os.fstat(large).st_size
-            packet = os.pread(large, size, 0)
-        finally:
-            os.close(large)
-    message: dict[str, Any] = json.loads(packet)
-    return message
-
-
-def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """The next message, None at end of file."""
-    packet, descriptors = receive_raw(connection)
-    return (unpack(packet, descriptors) if packet else None), descriptors
+    if not data:
+        return None
+    try:
+        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+            raise ValueError("a packet that was cut off")
+        head, _, payload = data.partition(b"\n")
+        header: dict[str, Any] = _decode(head.decode())[0]
+        return Packet(header, payload, descriptors, large=bool(header.get("large")))
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
+    """Any exception so that the other end can raise it again."""
     if isinstance(error, CortenError) and type(error).__name__ in _KINDS:
         return {
             "kind": type(error).__name__,
@@ -88,8 +146,12 @@ def describe_error(error: BaseException) -> dict[str, Any]:
             "step": getattr(error, "step", ""),
             "errno": getattr(error, "errno", 0),
         }
-    text = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-    return {"kind": "SystemFailure", "text": text or type(error).__name__, "step": "", "errno": getattr(error, "errno", 0) or 0}
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    elif not isinstance(error, CortenError):
+        text = f"{type(error).__name__}: {text}"
+    return {"kind": "SystemFailure", "text": text, "step": "", "errno": getattr(error, "errno", 0) or 0}
 
 
 def rebuild_error(document: dict[str, Any], prefix: str = "") -> CortenError:

@@ -6,41 +6,66 @@ that file as /proc/<pid>/exe, and nobody can write through it (CVE-2019-5736).
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
-import socket
 
-from corten.linux import process as kernel
-from corten.shim import protocol
-from corten.shim.main import run_shim
+# Modules such as threading and logging have their locks made anew in every forked child.  Here is one thread, which
+# holds none of them: without these hooks half a megabyte of a shim's memory stays shared.
+os.register_at_fork = lambda **hooks: None
+
+import contextlib  # noqa: E402
+import gc  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
+
+from corten.linux import process as kernel  # noqa: E402
+from corten.shim import protocol, self_care  # noqa: E402
+from corten.shim.main import run_shim  # noqa: E402
+from corten.shim.rehearsal import rehearse  # noqa: E402
 
 
-def main(descriptor: int) -> None:
-    """Serve until the daemon's end of the socket closes."""
+def main(descriptor: int, scratch: str) -> None:
+    """Serve until the daemon's end of the socket closes.
+
+    scratch: a directory that may be made, used for a moment and removed
+    """
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
-    kernel.set_name("corten-spawner")
+    for name in os.listdir("/proc/self/fd"):
+        # what the daemon passed for the start only, such as the interpreter's mount
+        if int(name) > 2 and int(name) != descriptor:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    self_care.set_name(b"corten-spawner")
     kernel.prctl(kernel.PR_SET_THP_DISABLE, 1)
-    os.setsid()
+    self_care.shield_from_oom()
     os.chdir("/")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    # shims are reaped by the kernel; each gives itself the default back
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    rehearse(scratch)
+    # shims are reaped by the kernel
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    protocol.send(connection, {"ready": True, "pid": os.getpid()})
+    quiet = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream, inheritable=True)
+    os.close(quiet)
     gc.collect()
     gc.disable()
     gc.freeze()
-    protocol.send(connection, {"ready": True, "pid": os.getpid()})
     while True:
-        packet, descriptors = protocol.receive_raw(connection)
-        if not packet:
+        packet = protocol.receive(connection)
+        if packet is None:
             return
+        control = packet.descriptors.pop()
+        # the name is given before the fork: it costs less here than in every child
+        self_care.set_name(b"corten-shim")
         if os.fork() == 0:
             try:
                 connection.close()
-                run_shim(descriptors)
+                run_shim(control)
             finally:
                 os._exit(0)
-        for passed in descriptors:
-            os.close(passed)
+        self_care.set_name(b"corten-spawner")
+        os.close(control)
+        packet.close()

@@ -1,21 +1,29 @@
-"""The streams of one program: its pipes or pty on one side, attached clients on the other.
+"""The streams of one program: its pipes or its pty on one side, attached clients on the other.
 
-A client that does not read is given ``CLIENT_BUFFER`` bytes; then the program's output waits for it (blocking log mode) or
-the client is dropped (non-blocking).  The program is never made to wait by a client that has gone.
+A client that does not read is given ``CLIENT_BUFFER`` bytes beyond what its socket holds.  Then, as with Docker, the
+program's output waits for it, since dropping would spoil what ``docker run … | tar`` receives; with a non-blocking log,
+whose point is that nothing ever waits, such a client is dropped instead.  A client that has gone is never waited for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import socket
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-READ_SIZE = 256 * 1024
-CLIENT_BUFFER = 1 << 20
-STDIN_BUFFER = 64 * 1024
-_STREAM_NUMBERS = {"stdout": 1, "stderr": 2}
+from corten.shim.detaching import DetachKeys
+
+# a pipe holds 64 KiB; larger reads would only need larger buffers
+READ_SIZE = 64 * 1024
+CLIENT_BUFFER = 256 * 1024
+INPUT_BUFFER = 64 * 1024
+
+_NUMBERS = {"stdout": b"\x01\0\0\0", "stderr": b"\x02\0\0\0"}
+_GONE = select.EPOLLHUP | select.EPOLLERR
 
 
 class Loop(Protocol):
@@ -23,154 +31,156 @@ class Loop(Protocol):
 
     def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None: ...
     def forget(self, descriptor: int) -> None: ...
+    def busy(self) -> None: ...
 
 
 class Client:
     """One attached stream socket."""
 
-    __slots__ = ("_matched", "_read_open", "closed", "detach_keys", "pending", "sock", "stderr", "stdin", "stdout", "streams")
+    __slots__ = (
+        "_held",
+        "_keys",
+        "_pending",
+        "_reading",
+        "_streams",
+        "closed",
+        "descriptor",
+        "ending",
+        "stdin",
+        "wanted",
+    )
 
-    def __init__(self, sock: socket.socket, streams: Streams, stdin: bool, stdout: bool, stderr: bool, detach_keys: bytes) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.streams = streams
+    def __init__(
+        self, streams: Streams, descriptor: int, *, stdin: bool, wanted: frozenset[str], detach_keys: bytes
+    ) -> None:
+        os.set_blocking(descriptor, False)
+        self.descriptor = descriptor
         self.stdin = stdin
-        self.stdout = stdout
-        self.stderr = stderr
-        self.detach_keys = detach_keys
-        self.pending = bytearray()
+        self.wanted = wanted
         self.closed = False
-        self._read_open = True
-        self._matched = 0
-        self._update()
+        self.ending = False  # closes when everything has been sent
+        self._streams = streams
+        self._keys = DetachKeys(detach_keys if streams.tty else b"")
+        self._pending: deque[bytes] = deque()
+        self._held = 0
+        self._reading = True
+        self.update()
 
-    def _update(self) -> None:
-        events = 0
-        if self._read_open and not self.streams.stdin_full:
+    @property
+    def is_full(self) -> bool:
+        return self._held > CLIENT_BUFFER
+
+    def update(self) -> None:
+        """Watch for what can be done now."""
+        if self.closed:
+            return
+        events = select.EPOLLOUT if self._pending else 0
+        if self._reading and not (self.stdin and self._streams.input_is_full):
             events |= select.EPOLLIN
-        if self.pending:
-            events |= select.EPOLLOUT
-        self.streams.loop.watch(self.sock.fileno(), events, self._ready)
+        self._streams.loop.watch(self.descriptor, events, self._ready)
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
             self._flush()
-        if not self.closed and events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-            self._read(events)
+        if not self.closed and events & (select.EPOLLIN | _GONE):
+            self._receive(events)
 
-    def _read(self, events: int) -> None:
+    def _receive(self, events: int) -> None:
         try:
-            data = self.sock.recv(STDIN_BUFFER)
+            data = os.read(self.descriptor, INPUT_BUFFER)
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
         if not data:
-            self._read_open = False
-            if events & (select.EPOLLHUP | select.EPOLLERR):
+            self._reading = False
+            if events & _GONE:
                 self.close()
-            else:
-                self._update()
+                return
+            self.update()
             if self.stdin:
-                self.streams.client_finished_input(self)
+                self._streams.client_ended_input(self)
             return
-        if not self.stdin:
+        if not self.stdin or self.ending:
             return
-        kept, detach = self._scan(data)
+        kept, detach = self._keys.scan(data)
         if kept:
-            self.streams.feed_input(kept)
+            self._streams.feed(kept)
         if detach:
             self.close()
-        elif not self.closed:
-            self._update()
-
-    def _scan(self, data: bytes) -> tuple[bytes, bool]:
-        """Look for the detach sequence, also across reads: (bytes for the program, found)."""
-        keys = self.detach_keys
-        if not keys or not self.streams.tty:
-            return data, False
-        kept = bytearray()
-        for byte in data:
-            if byte == keys[self._matched]:
-                self._matched += 1
-                if self._matched == len(keys):
-                    return bytes(kept), True
-                continue
-            kept += keys[: self._matched]
-            self._matched = 0
-            if byte == keys[0]:
-                self._matched = 1
-            else:
-                kept.append(byte)
-        return bytes(kept), False
-
-    def resume_input(self) -> None:
-        if not self.closed:
-            self._update()
+        else:
+            self.update()
 
     def send(self, stream: str, data: bytes) -> None:
-        if not (self.stdout if stream == "stdout" else self.stderr):
+        """Give it to the socket, or hold what that does not take."""
+        if self.closed or self.ending or stream not in self.wanted:
             return
-        if not self.streams.tty:
-            self.pending += bytes((_STREAM_NUMBERS[stream], 0, 0, 0)) + len(data).to_bytes(4, "big")
-        self.pending += data
-        self._flush()
+        head = b"" if self._streams.tty else _NUMBERS[stream] + len(data).to_bytes(4, "big")
+        sent = 0
+        if not self._pending:
+            try:
+                sent = os.writev(self.descriptor, (head, data))
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close()
+                return
+        rest = len(head) + len(data) - sent
+        if not rest:
+            return
+        self._pending.append((head + data)[sent:] if sent or head else data)
+        self._held += rest
+        self.update()
 
     def _flush(self) -> None:
         try:
-            while self.pending:
-                sent = self.sock.send(self.pending)
-                del self.pending[:sent]
-        except BlockingIOError:
-            pass
+            while self._pending:
+                data = self._pending.popleft()
+                try:
+                    sent = os.write(self.descriptor, data)
+                except BlockingIOError:
+                    sent = 0
+                self._held -= sent
+                if sent < len(data):
+                    self._pending.appendleft(data[sent:])
+                    break
         except OSError:
             self.close()
             return
-        self._update()
-        self.streams.client_drained()
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.pending) > CLIENT_BUFFER
-
-    def finish(self) -> None:
-        """No more output will come: close once everything has been read, without waiting for it here."""
-        if self.closed:
+        if self.ending and not self._pending:
+            self.close()
             return
-        if self.pending:
-            self.sock.setblocking(True)
-            self.sock.settimeout(5)
-            try:
-                self.sock.sendall(self.pending)
-            except OSError:
-                pass
-            self.pending.clear()
-        self.close()
+        self.update()
+        self._streams.client_drained()
+
+    def end(self) -> None:
+        """No more output will come for it: close once it has read everything."""
+        self.ending = True
+        if not self._pending:
+            self.close()
 
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
-        self.streams.loop.forget(self.sock.fileno())
-        self.sock.close()
-        self.streams.client_gone(self)
+        self._streams.loop.forget(self.descriptor)
+        os.close(self.descriptor)
+        self._pending.clear()
+        self._held = 0
+        self._streams.client_gone(self)
 
 
 class Streams:
     """Output from descriptors to clients and a sink; input from clients to a descriptor.
 
-    sink:  called with (stream, data) for everything the program writes
+    sink:       called with (stream, data) for everything the program writes
+    drop_slow:  a client that does not read is dropped, not waited for
+    stdin_once: the program's input ends with the first client's
     """
 
     def __init__(
-        self,
-        loop: Loop,
-        *,
-        tty: bool,
-        sink: Callable[[str, bytes], None],
-        drop_slow: bool = False,
-        stdin_once: bool = False,
+        self, loop: Loop, *, tty: bool, sink: Callable[[str, bytes], None] | None, drop_slow: bool, stdin_once: bool
     ) -> None:
         self.loop = loop
         self.tty = tty
@@ -179,35 +189,65 @@ class Streams:
         self._stdin_once = stdin_once
         self._outputs: dict[int, str] = {}
         self._input = -1
-        self._input_pending = bytearray()
+        self._input_pending: deque[bytes] = deque()
+        self._input_held = 0
         self._input_ending = False
         self._clients: list[Client] = []
         self._paused = False
-        self.on_ended: Callable[[], None] = lambda: None
+        self.on_clients_gone: Callable[[], None] = lambda: None
+        self.on_outputs_ended: Callable[[], None] = lambda: None
 
-    # -- set-up -------------------------------------------------------------------------------------------------------
+    # -- descriptors --------------------------------------------------------------------------------------------------
 
     def add_output(self, descriptor: int, stream: str) -> None:
         os.set_blocking(descriptor, False)
         self._outputs[descriptor] = stream
-        self.loop.watch(descriptor, select.EPOLLIN, lambda events: self._output_ready(descriptor))
+        self._watch(descriptor)
 
     def set_input(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._input = descriptor
 
-    def attach(self, sock: socket.socket, *, stdin: bool, stdout: bool, stderr: bool, detach_keys: bytes) -> Client:
-        client = Client(sock, self, stdin and self._input >= 0, stdout, stderr, detach_keys)
-        self._clients.append(client)
-        return client
+    def set_console(self, master: int) -> None:
+        """A pty's master: output and input in one."""
+        self.set_input(master)
+        self.add_output(master, "stdout")
+
+    @property
+    def console(self) -> int:
+        """The pty's master, -1 without one or after its end."""
+        return self._input if self.tty else -1
+
+    def _watch(self, descriptor: int) -> None:
+        events = 0
+        if descriptor in self._outputs and not self._paused:
+            events |= select.EPOLLIN
+        if descriptor == self._input and self._input_pending:
+            events |= select.EPOLLOUT
+        if events:
+            self.loop.watch(descriptor, events, lambda ready: self._ready(descriptor, ready))
+        else:
+            self.loop.forget(descriptor)
+
+    def _ready(self, descriptor: int, events: int) -> None:
+        if descriptor == self._input and events & (select.EPOLLOUT | select.EPOLLERR):
+            self._flush_input()
+        if descriptor in self._outputs and events & (select.EPOLLIN | _GONE):
+            self._read_output(descriptor)
+
+    def _close_descriptor(self, descriptor: int) -> None:
+        self.loop.forget(descriptor)
+        self._outputs.pop(descriptor, None)
+        if descriptor == self._input:
+            self._input = -1
+            self._input_pending.clear()
+            self._input_held = 0
+        os.close(descriptor)
 
     # -- output -------------------------------------------------------------------------------------------------------
 
-    def _output_ready(self, descriptor: int) -> None:
-        self._read_output(descriptor)
-
     def _read_output(self, descriptor: int) -> bool:
-        """One read; False at the end of the stream or when nothing is there."""
+        """One read; False when nothing is there or the stream has ended."""
         try:
             data = os.read(descriptor, READ_SIZE)
         except BlockingIOError:
@@ -215,130 +255,152 @@ class Streams:
         except OSError:
             data = b""  # EIO: the last slave of a pty has been closed
         if not data:
-            self._end_output(descriptor)
+            self._close_descriptor(descriptor)
+            if not self._outputs:
+                self.on_outputs_ended()
             return False
+        self.loop.busy()
         self._deliver(self._outputs[descriptor], data)
         return True
 
     def _deliver(self, stream: str, data: bytes) -> None:
-        self._sink(stream, data)
+        if self._sink is not None:
+            self._sink(stream, data)
+        if not self._clients:
+            return
         for client in list(self._clients):
             client.send(stream, data)
             if client.is_full and self._drop_slow:
                 client.close()
-        if any(client.is_full for client in self._clients):
-            self._pause()
-
-    def _end_output(self, descriptor: int) -> None:
-        self.loop.forget(descriptor)
-        del self._outputs[descriptor]
-        if descriptor != self._input:
-            os.close(descriptor)
-        if not self._outputs:
-            self.on_ended()
-
-    def _pause(self) -> None:
-        if not self._paused:
+        if not self._paused and any(client.is_full for client in self._clients):
             self._paused = True
             for descriptor in self._outputs:
-                self.loop.forget(descriptor)
+                self._watch(descriptor)
 
     def client_drained(self) -> None:
         if self._paused and not any(client.is_full for client in self._clients):
             self._paused = False
-            for descriptor in list(self._outputs):
-                self.loop.watch(descriptor, select.EPOLLIN, lambda events, which=descriptor: self._output_ready(which))  # type: ignore[misc]
+            for descriptor in self._outputs:
+                self._watch(descriptor)
 
     @property
-    def is_open(self) -> bool:
+    def has_outputs(self) -> bool:
         return bool(self._outputs)
 
-    def drain(self) -> None:
-        """Read everything that is in the pipes now."""
+    def take_present(self) -> None:
+        """Read what is in the pipes now, once through each; also while a slow client holds the program up."""
         for descriptor in list(self._outputs):
-            while descriptor in self._outputs and self._read_output(descriptor):
-                pass
+            # a program that writes on and on must not keep us here
+            for _ in range(16):
+                if descriptor not in self._outputs or not self._read_output(descriptor):
+                    break
+
+    def take_all(self, seconds: float) -> None:
+        """The program has ended: read to the end of its output, which comes at once unless someone else holds the pipe.
+
+        seconds: how long to wait for such a one
+        """
+        deadline = time.monotonic() + seconds
+        while self._outputs:
+            for descriptor in list(self._outputs):
+                while descriptor in self._outputs and self._read_output(descriptor):
+                    if time.monotonic() > deadline:
+                        return
+            left = deadline - time.monotonic()
+            if not self._outputs or left <= 0:
+                return
+            waiting = select.poll()
+            for descriptor in self._outputs:
+                waiting.register(descriptor, select.POLLIN)
+            waiting.poll(left * 1000)
 
     # -- input --------------------------------------------------------------------------------------------------------
 
     @property
-    def stdin_full(self) -> bool:
-        return len(self._input_pending) >= STDIN_BUFFER
+    def input_is_full(self) -> bool:
+        return self._input_held >= INPUT_BUFFER
 
-    def feed_input(self, data: bytes) -> None:
-        if self._input < 0:
+    def feed(self, data: bytes) -> None:
+        """From a client to the program; nobody hears it when the program has no input, or has closed it."""
+        if self._input < 0 or self._input_ending:
             return
-        self._input_pending += data
+        self._input_pending.append(data)
+        self._input_held += len(data)
         self._flush_input()
 
     def _flush_input(self) -> None:
+        was_full = self.input_is_full
         try:
             while self._input_pending:
-                written = os.write(self._input, self._input_pending)
-                del self._input_pending[:written]
-        except BlockingIOError:
-            self._watch_input()
-            return
+                data = self._input_pending.popleft()
+                try:
+                    written = os.write(self._input, data)
+                except BlockingIOError:
+                    written = 0
+                self._input_held -= written
+                if written < len(data):
+                    self._input_pending.appendleft(data[written:])
+                    break
         except OSError:
-            self._input_pending.clear()  # the program has closed its input
+            # EPIPE: the program has closed its input.  EIO: nobody has the pty open; its end is noticed by reading.
+            self._input_pending.clear()
+            self._input_held = 0
             if not self.tty:
-                self._close_input()
-        self._watch_input()
-        if self._input_ending and not self._input_pending:
-            self._close_input()
-        for client in self._clients:
-            client.resume_input()
+                self._close_descriptor(self._input)
+        if self._input >= 0:
+            if self._input_ending and not self._input_pending:
+                self._close_descriptor(self._input)
+            else:
+                self._watch(self._input)
+        if was_full and not self.input_is_full:
+            for client in self._clients:
+                client.update()
 
-    def _watch_input(self) -> None:
-        if self._input < 0:
-            return
-        if self._input in self._outputs:  # a pty: one descriptor for both ways
-            events = (0 if self._paused else select.EPOLLIN) | (select.EPOLLOUT if self._input_pending else 0)
-            self.loop.watch(self._input, events, self._pty_ready)
-        elif self._input_pending:
-            self.loop.watch(self._input, select.EPOLLOUT, lambda events: self._flush_input())
-        else:
-            self.loop.forget(self._input)
+    def _end_input(self) -> None:
+        self._input_ending = True
+        if self._input >= 0 and not self._input_pending:
+            self._close_descriptor(self._input)
 
-    def _pty_ready(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self._flush_input()
-        if self._input in self._outputs and events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-            self._output_ready(self._input)
+    # -- clients ------------------------------------------------------------------------------------------------------
 
-    def client_finished_input(self, client: Client) -> None:
-        """A client has closed its half: the program sees the end when its input is for one client only."""
+    def attach(self, descriptor: int, *, stdin: bool, stdout: bool, stderr: bool, detach_keys: bytes) -> None:
+        """Serve a client from now on; the socket is ours.
+
+        detach_keys: recognised for a terminal only, since any bytes may come through a pipe
+        """
+        wanted = frozenset(name for name, chosen in (("stdout", stdout), ("stderr", stderr)) if chosen)
+        self._clients.append(Client(self, descriptor, stdin=stdin, wanted=wanted, detach_keys=detach_keys))
+
+    def client_ended_input(self, client: Client) -> None:
+        """A client has closed its half.  As with Docker the program's input ends too if it is for one client only;
+        otherwise the client's session ends."""
         if self._stdin_once and not self.tty:
-            self._input_ending = True
-            if not self._input_pending:
-                self._close_input()
+            self._end_input()
+        else:
+            client.end()
 
     def client_gone(self, client: Client) -> None:
-        if client in self._clients:
+        with contextlib.suppress(ValueError):
             self._clients.remove(client)
         if client.stdin and self._stdin_once and not self.tty:
-            self._input_ending = True
-            if not self._input_pending:
-                self._close_input()
+            self._end_input()
         self.client_drained()
+        if not self._clients:
+            self.on_clients_gone()
 
-    def _close_input(self) -> None:
-        if self._input >= 0 and not self.tty:
-            self.loop.forget(self._input)
-            os.close(self._input)
-            self._input = -1
+    @property
+    def has_clients(self) -> bool:
+        return bool(self._clients)
+
+    def end(self) -> None:
+        """No more output will come: let go of the program's side; clients go when they have read everything."""
+        for descriptor in {*self._outputs, self._input} - {-1}:
+            self._close_descriptor(descriptor)
+        for client in list(self._clients):
+            client.end()
 
     def close(self) -> None:
-        """The program has ended and everything has been delivered."""
+        """Let go of everything at once."""
         for client in list(self._clients):
-            client.finish()
-        self._close_input()
-        for descriptor in list(self._outputs):
-            self.loop.forget(descriptor)
-            if descriptor != self._input:
-                os.close(descriptor)
-        self._outputs.clear()
-        if self._input >= 0:
-            self.loop.forget(self._input)
-            os.close(self._input)
-            self._input = -1
+            client.close()
+        self.end()

@@ -1,0 +1,166 @@
+"""The daemon's side of the spawner: executed once, asked for a shim at each start, replaced when it has gone.
+
+The interpreter is executed from a read-only, detached clone of its directory's mount: the processes that enter
+containers have it as /proc/<pid>/exe, and through such a mount nobody can write to it (CVE-2019-5736).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import corten
+from corten.engine.streams import run_blocking
+from corten.errors import SystemFailure
+from corten.linux import mount as mounting
+from corten.shim import protocol
+
+logger = logging.getLogger(__name__)
+
+_READY_S = 20.0
+_END_S = 5.0
+
+
+def interpreter() -> str:
+    """The real interpreter, also from a virtual environment: its own path is where Python finds its library."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def _shielded_directory(path: str) -> int:
+    """A descriptor of the directory on a read-only mount of its own.  Errors: OSError when the kernel refuses."""
+    descriptor = mounting.clone_tree(path)
+    try:
+        mounting.mount_setattr(descriptor, set_=mounting.MOUNT_ATTR_RDONLY)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class Spawner:
+    """One spawner at a time."""
+
+    def __init__(self, scratch: Path) -> None:
+        """scratch: a directory that a starting spawner makes and removes."""
+        self._scratch = str(scratch)
+        self._connection: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = asyncio.Lock()
+        self._shield_fails = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> None:
+        """Execute it and wait until it is ready.  Errors: SystemFailure with what it said."""
+        async with self._lock:
+            await self._start()
+
+    async def _start(self) -> None:
+        if not self._shield_fails:
+            try:
+                shield = _shielded_directory(os.path.dirname(interpreter()))
+            except OSError as error:
+                self._shield_fails = True
+                logger.warning("the interpreter cannot be shielded from containers, it runs unprotected: %s", error)
+            else:
+                try:
+                    await self._execute(f"/proc/self/fd/{shield}/{os.path.basename(interpreter())}", [shield])
+                    return
+                except SystemFailure as error:
+                    self._shield_fails = True
+                    logger.warning("a shielded interpreter does not run, containers get it unprotected: %s", error)
+                finally:
+                    os.close(shield)
+        await self._execute(interpreter(), [])
+
+    async def _execute(self, program: str, passed: list[int]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        package = str(Path(corten.__file__).parents[1])
+        # behind the standard library, so that nothing beside the package can stand for a module of it
+        code = f"import sys; sys.path.append({package!r}); from corten.shim.spawner import main; main({theirs.fileno()}, {self._scratch!r})"
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "LANG": "C.UTF-8",
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_TRIM_THRESHOLD_": "131072",
+        }
+        try:
+            process = self._process = subprocess.Popen(  # noqa: ASYNC220  # a vfork: a millisecond
+                [interpreter(), "-I", "-S", "-X", "utf8", "-c", code],
+                executable=program,
+                pass_fds=[theirs.fileno(), *passed],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise SystemFailure(
+                f"cannot execute the spawner: {error}", step="spawner", errno=error.errno or 0
+            ) from error
+        finally:
+            theirs.close()
+        try:
+            async with asyncio.timeout(_READY_S):
+                ready = await asyncio.get_running_loop().sock_recv(ours, 4096)
+        except (TimeoutError, OSError):
+            ready = b""
+        if not ready:
+            ours.close()
+            process.kill()
+            said = await run_blocking(process.communicate)
+            text = said[1].decode(errors="replace").strip().rpartition("\n")[2]
+            raise SystemFailure(f"the spawner does not come up: {text or 'it said nothing'}", step="spawner")
+        assert process.stderr is not None
+        process.stderr.close()
+        self._connection = ours
+
+    async def spawn(self) -> socket.socket:
+        """The first control connection of a new shim.  Errors: SystemFailure when no spawner can be had."""
+        async with self._lock:
+            for _ in range(2):
+                if self._connection is None:
+                    await self._start()
+                assert self._connection is not None
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                try:
+                    protocol.send(self._connection, {"op": "spawn"}, [theirs.fileno()])
+                    return ours
+                except BlockingIOError:
+                    ours.close()
+                    raise SystemFailure("the spawner is too busy to start another container", step="spawn") from None
+                except OSError:
+                    ours.close()
+                    logger.warning("the spawner has been killed: starting another")
+                    await self._reap()
+                finally:
+                    theirs.close()
+            raise SystemFailure("the spawner ends again and again", step="spawn")
+
+    async def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    async def _reap(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            process, self._process = self._process, None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await run_blocking(process.wait, _END_S)
+
+    async def close(self) -> None:
+        """It ends when its connection closes."""
+        async with self._lock:
+            await self._reap()
