@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +144,19 @@ class Containers:
         return {"Id": container_id, "Warnings": warnings}
 
     def _free_name(self) -> str:
-        while self._index.has_name(name := random_name()):
-            pass
+        attempt = 0
+        while self._index.has_name(name := random_name(attempt)):
+            attempt += 1
         return name
 
     def _mount_points(self, container: Container) -> list[MountPoint]:
         def others(reference: str) -> list[MountPoint]:
             return self._index.find(reference).container.mount_points
 
-        points = resolve_mount_points(container.host_config, container.config.volumes, others)
-        return [
-            replace(point, source=str(self._volumes.path(point.name))) if point.type == "volume" else point for point in points
-        ]
+        points = resolve_mount_points(
+            container.host_config, container.config.volumes, others, daemon_root=str(self._config.data_root)
+        )
+        return [self._volumes.located(point) for point in points]
 
     async def _make(self, live: Live, parent: str | None) -> None:
         container = live.container
@@ -166,19 +167,12 @@ class Containers:
         self._store.save(container)
 
     async def _make_volumes(self, container: Container) -> None:
-        wanted = [point for point in container.mount_points if point.type == "volume"]
-        if not wanted:
-            return
-        await run_blocking(self._volumes.ensure_all, container.id, wanted)
-        copied = [point for point in wanted if point.copy_up]
-        if copied:
+        if any(point.type == "volume" for point in container.mount_points):
 
-            def copy() -> None:
-                with self._snapshotter.open_rootfs(container.id, True) as root:
-                    for point in copied:
-                        self._volumes.copy_up(point.name, root, point.destination)
+            def root() -> contextlib.AbstractContextManager[int]:
+                return self._snapshotter.open_rootfs(container.id, True)
 
-            await run_blocking(copy)
+            await run_blocking(self._volumes.acquire_all, container.id, container.mount_points, root)
 
     async def _discard(self, container: Container) -> None:
         """Take away all that a container has on disk, in an order that a crash in between leaves harmless."""

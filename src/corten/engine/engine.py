@@ -118,7 +118,18 @@ class Engine:
             tasks=self.tasks,
         )
         recovery.load()
+        self._recover_volumes()
         await recovery.run()
+
+    def _recover_volumes(self) -> None:
+        """Before any exit is recorded: what ended meanwhile must release the volumes that it had."""
+        containers = [live.container for live in self.index]
+        running = {
+            container.id: container.mount_points
+            for container in containers
+            if container.is_running or (self.config.exec_root / container.id).is_dir()
+        }
+        self.volumes.recover(running, {container.id for container in containers})
 
     # -- health -----------------------------------------------------------------------------------------------------
 

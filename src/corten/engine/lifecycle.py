@@ -17,6 +17,7 @@ from corten.engine.create import parse_signal
 from corten.engine.events import Events
 from corten.engine.live import Live
 from corten.engine.logs import log_attributes
+from corten.engine.mount_sources import prepare_sources
 from corten.engine.preparation import Preparation
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
@@ -160,15 +161,20 @@ class Lifecycle:
             raise
 
     async def _acquire_mounts(self, container: Container) -> None:
-        names = [point.name for point in container.mount_points if point.type == "volume"]
-        for name in names:
-            await run_blocking(self._volumes.mount, name, container.id)
+        points = container.mount_points
+        if not points:
+            return
+
+        def acquire() -> None:
+            prepare_sources(points)
+            self._volumes.mount_all(container.id, points)
+
+        await run_blocking(acquire)
 
     async def _release_mounts(self, live: Live) -> None:
         container = live.container
-        for point in container.mount_points:
-            if point.type == "volume":
-                await run_blocking(self._volumes.unmount, point.name, container.id)
+        if any(point.type == "volume" for point in container.mount_points):
+            await run_blocking(self._volumes.unmount_all, container.id, container.mount_points)
         if container.host_config.ipc_mode == "shareable":
             self._unmount_shm(live)
 
