@@ -43,7 +43,9 @@ def tar(members: list[tuple[str, bytes | str]]) -> bytes:
     return buffer.getvalue()
 
 
-def docker_members(layers: list[bytes], *, tags: list[str] | None = None, **fields: Any) -> list[tuple[str, bytes | str]]:
+def docker_members(
+    layers: list[bytes], *, tags: list[str] | None = None, **fields: Any
+) -> list[tuple[str, bytes | str]]:
     """[config, layers…, manifest.json], to be put in any order."""
     image = fields.pop("image", None) or config(*layers, **fields)
     names = [f"{number}/layer.tar" for number in range(len(layers))]
@@ -78,7 +80,9 @@ def oci_index(*manifests: dict[str, Any]) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": descriptor.OCI_INDEX, "manifests": list(manifests)}).encode()
 
 
-def oci_members(layers: list[bytes], *, name: str = "", stored: list[bytes] | None = None) -> list[tuple[str, bytes | str]]:
+def oci_members(
+    layers: list[bytes], *, name: str = "", stored: list[bytes] | None = None
+) -> list[tuple[str, bytes | str]]:
     """stored: the layers as they lie in the archive (compressed), when not plain."""
     stored = stored or layers
     image = config(*layers)

@@ -37,7 +37,10 @@ FORMATS = {
     "bzip2": ("bzip2", bz2.compress(PLAIN[:9]) + bz2.compress(PLAIN[9:])),
     "zstd": ("zstd", zstandard.compress(PLAIN)),
     "zstd stream": ("zstd", zstd_stream(PLAIN)),
-    "zstd frames": ("zstd", b"\x51\x2a\x4d\x18\x03\0\0\0abc" + zstandard.compress(PLAIN[:99]) + zstd_stream(PLAIN[99:])),
+    "zstd frames": (
+        "zstd",
+        b"\x51\x2a\x4d\x18\x03\0\0\0abc" + zstandard.compress(PLAIN[:99]) + zstd_stream(PLAIN[99:]),
+    ),
 }
 COMPRESSED = sorted(set(FORMATS) - {"plain"})
 

@@ -47,7 +47,9 @@ def test_an_id_takes_everything_within_one_repository():
 
 def test_an_id_with_several_names_needs_force():
     two = image("a", "x:1", "y:1")
-    with pytest.raises(Conflict, match=r"unable to delete a{12} \(must be forced\) - image is referenced in multiple repositories"):
+    with pytest.raises(
+        Conflict, match=r"unable to delete a{12} \(must be forced\) - image is referenced in multiple repositories"
+    ):
         removed([two], "aaa", name=False)
     assert removed([two], "aaa", name=False, force=True) == ["U x:1", "U y:1", "D aaaaaaa"]
 

@@ -168,8 +168,13 @@ def test_names_of_oci_layouts(place):
 def test_the_platform_of_this_machine_is_chosen(place):
     from corten.oci.platform import this_machine
 
-    images = {name: archives.config(layer, architecture=name) for name, layer in (("s390x", BASE), (this_machine().architecture, NEXT))}
-    manifests = {name: archives.oci_manifest(images[name], [layer]) for name, layer in zip(images, (BASE, NEXT), strict=True)}
+    images = {
+        name: archives.config(layer, architecture=name)
+        for name, layer in (("s390x", BASE), (this_machine().architecture, NEXT))
+    }
+    manifests = {
+        name: archives.oci_manifest(images[name], [layer]) for name, layer in zip(images, (BASE, NEXT), strict=True)
+    }
     inner = archives.oci_index(
         *(
             archives.described(manifests[name], descriptor.OCI_MANIFEST, platform={"os": "linux", "architecture": name})
@@ -177,14 +182,24 @@ def test_the_platform_of_this_machine_is_chosen(place):
         ),
         archives.described(b"{}", descriptor.OCI_MANIFEST, platform={"os": "unknown", "architecture": "unknown"}),
     )
-    index = archives.oci_index(archives.described(inner, descriptor.OCI_INDEX, annotations={descriptor.ANNOTATION_IMAGE_NAME: "docker.io/library/m:1"}))
+    index = archives.oci_index(
+        archives.described(
+            inner, descriptor.OCI_INDEX, annotations={descriptor.ANNOTATION_IMAGE_NAME: "docker.io/library/m:1"}
+        )
+    )
     blobs = [inner, *manifests.values(), *images.values(), BASE, NEXT]
     assert place.load([("index.json", index), *(archives.blob(content) for content in blobs)]) == ["m:1"]
     assert place.store.get("m:1").config["architecture"] == this_machine().architecture
     # an archive that only has another platform is loaded all the same, as Docker does
     other = Place(place.data_root.parent / "other")
-    only = archives.oci_index(archives.described(manifests["s390x"], descriptor.OCI_MANIFEST, platform={"os": "linux", "architecture": "s390x"}))
-    assert other.load([("index.json", only), *(archives.blob(item) for item in (manifests["s390x"], images["s390x"], BASE))])
+    only = archives.oci_index(
+        archives.described(
+            manifests["s390x"], descriptor.OCI_MANIFEST, platform={"os": "linux", "architecture": "s390x"}
+        )
+    )
+    assert other.load(
+        [("index.json", only), *(archives.blob(item) for item in (manifests["s390x"], images["s390x"], BASE))]
+    )
 
 
 def test_layers_that_are_links(place):
@@ -356,7 +371,9 @@ def test_bad_archives_leave_nothing(tmp_path, case, driver):
 
 
 def test_a_wrong_layer_is_told_in_docker_s_words(place):
-    with pytest.raises(DataLoss, match=r"invalid diffID for layer 1/layer\.tar: expected sha256:[0-9a-f]{64}, got sha256:[0-9a-f]{64}"):
+    with pytest.raises(
+        DataLoss, match=r"invalid diffID for layer 1/layer\.tar: expected sha256:[0-9a-f]{64}, got sha256:[0-9a-f]{64}"
+    ):
         place.load(BAD["layer of wrong content"])
     with pytest.raises(InvalidParameter, match="invalid manifest, layers length mismatch: expected 2, got 1"):
         place.load(BAD["too few layers"])
@@ -374,7 +391,11 @@ def test_a_known_name_does_not_excuse_wrong_bytes(place):
 
 
 def test_broken_members_that_nobody_names_are_ignored(place):
-    members = [("junk/layer.tar", b"\xff" * 4096), ("evil", Tar().file("../x", b"y").bytes()), *archives.docker_members([BASE], tags=["a:1"])]
+    members = [
+        ("junk/layer.tar", b"\xff" * 4096),
+        ("evil", Tar().file("../x", b"y").bytes()),
+        *archives.docker_members([BASE], tags=["a:1"]),
+    ]
     assert place.load(members) == ["a:1"]
     assert len(place.layers()) == 1
 
@@ -390,7 +411,9 @@ def test_truncated_archives_leave_nothing(place, cut, packer):
 
 def test_damaged_archives_end_in_errors_and_leak_nothing(place):
     """Every kind of damage: one line, no descriptor, no thread, no layer more."""
-    raw = archives.tar(archives.oci_members([BASE, NEXT], name="a/b:1", stored=[gzip.compress(BASE), gzip.compress(NEXT)]))
+    raw = archives.tar(
+        archives.oci_members([BASE, NEXT], name="a/b:1", stored=[gzip.compress(BASE), gzip.compress(NEXT)])
+    )
     dice = random.Random(7)
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     refused = 0
@@ -456,7 +479,10 @@ def test_saving_gives_docker_and_oci_at_once(place):
     assert manifest["RepoTags"] == ["a:1"]
     assert [content[name] for name in manifest["Layers"]] == [BASE, NEXT]
     (entry,) = json.loads(content["index.json"])["manifests"]
-    assert entry["annotations"] == {"io.containerd.image.name": "docker.io/library/a:1", "org.opencontainers.image.ref.name": "1"}
+    assert entry["annotations"] == {
+        "io.containerd.image.name": "docker.io/library/a:1",
+        "org.opencontainers.image.ref.name": "1",
+    }
     assert json.loads(content["repositories"]) == {"a": {"1": archives.sha(NEXT)[7:]}}
     assert b"".join(place.store.save(["a:1"])) == raw
 
@@ -524,7 +550,16 @@ def test_ways_to_name_an_image(place):
     place.load(archives.docker_members([BASE], tags=["a:1"]))
     image = place.store.get("a:1")
     place.store.tag("a:1", "a")
-    for ref in ("a", "a:latest", "docker.io/library/a", image.id, image.id[7:], image.id[7:19], image.id[:20], image.id[7:9]):
+    for ref in (
+        "a",
+        "a:latest",
+        "docker.io/library/a",
+        image.id,
+        image.id[7:],
+        image.id[7:19],
+        image.id[:20],
+        image.id[7:9],
+    ):
         assert place.store.get(ref).id == image.id
     for ref in ("zz", "a:2", "sha256:" + "0" * 64, "0" * 64, "a@sha256:" + "0" * 64, "sha256:xyz"):
         with pytest.raises(NotFound, match="^No such image: "):

@@ -28,12 +28,16 @@ class Layer:
         self.files.mkdir(parents=True, exist_ok=True)
 
     def apply(self, raw: bytes, *, overlay: bool = True, chunk: int = 1000) -> LayerStats:
-        return apply_layer(chunks_of(io.BytesIO(raw), chunk), self.files, self.directory, overlay=overlay, privileged=False)
+        return apply_layer(
+            chunks_of(io.BytesIO(raw), chunk), self.files, self.directory, overlay=overlay, privileged=False
+        )
 
     def rebuilt(self) -> bytes:
         root = os.open(self.files, os.O_PATH | os.O_DIRECTORY)
         try:
-            return b"".join(tarsplit.rebuild(str(self.directory / SPLIT_NAME), root, str(self.directory / DISPLACED_NAME), 700))
+            return b"".join(
+                tarsplit.rebuild(str(self.directory / SPLIT_NAME), root, str(self.directory / DISPLACED_NAME), 700)
+            )
         finally:
             os.close(root)
 
@@ -91,7 +95,7 @@ def test_a_plain_layer(layer):
     )
     stats = layer.apply(raw)
     assert stats.entries == 9
-    assert stats.size == 5 + 1 + 256 * 1024
+    assert stats.size == 5 + 1 + 256 * 1024 + len("passwd" + "/nowhere/at/all")
     assert stats.tar_size == len(raw)
     assert (layer.files / "etc/passwd").read_bytes() == b"root\n"
     status = os.lstat(layer.files / "etc/passwd")
@@ -126,7 +130,14 @@ def test_read_only_directories_can_be_filled(layer):
 def test_names_of_any_kind(layer):
     long = "n" * 255
     deep = "/".join(["d" * 200] * 30)  # 6 KB: longer than a path may be at once
-    raw = Tar().file(long, b"1").file(f"{deep}/f", b"2").file("./dot/./f", b"3").file("//slashes///f", b"4").file("a/../b", b"5")
+    raw = (
+        Tar()
+        .file(long, b"1")
+        .file(f"{deep}/f", b"2")
+        .file("./dot/./f", b"3")
+        .file("//slashes///f", b"4")
+        .file("a/../b", b"5")
+    )
     raw = raw.file(b"latin-\xe4".decode("utf-8", "surrogateescape"), b"6").bytes()
     layer.apply(raw)
     assert (layer.files / long).read_bytes() == b"1"
@@ -156,7 +167,9 @@ def test_sparse_members_come_back_exactly(layer, tmp_path):
         file.write(b"middle")
         file.truncate(4 << 20)
     for options in (["--format=gnu"], ["--format=posix"]):
-        raw = subprocess.run(["tar", "-S", *options, "-cf", "-", "-C", tmp_path, "s"], check=True, capture_output=True).stdout
+        raw = subprocess.run(
+            ["tar", "-S", *options, "-cf", "-", "-C", tmp_path, "s"], check=True, capture_output=True
+        ).stdout
         own = Layer(tmp_path / options[0])
         stats = own.apply(raw)
         assert stats.size == 4 << 20
@@ -165,7 +178,9 @@ def test_sparse_members_come_back_exactly(layer, tmp_path):
 
 
 def test_user_attributes_are_set_and_overlay_marks_are_not(layer):
-    raw = Tar().file("f", b"x", xattrs={"user.mine": "1", "user.overlay.opaque": "y", "trusted.overlay.redirect": "/etc"})
+    raw = Tar().file(
+        "f", b"x", xattrs={"user.mine": "1", "user.overlay.opaque": "y", "trusted.overlay.redirect": "/etc"}
+    )
     raw = raw.dir("d", xattrs={"user.overlay.opaque": "y", "trusted.overlay.opaque": "y", "user.dir": "2"}).bytes()
     layer.apply(raw)
     assert os.listxattr(layer.files / "f") == ["user.mine"]
@@ -238,7 +253,9 @@ def test_a_changed_file_is_noticed(layer):
 
 
 def test_whiteouts_become_overlay_marks(layer):
-    raw = Tar().file(".wh.gone").dir("d").file("d/.wh.also").dir("o").file("o/.wh..wh..opq").file("implied/.wh.x").bytes()
+    raw = (
+        Tar().file(".wh.gone").dir("d").file("d/.wh.also").dir("o").file("o/.wh..wh..opq").file("implied/.wh.x").bytes()
+    )
     layer.apply(raw)
     assert layer.is_whiteout("gone")
     assert layer.is_whiteout("d/also")
@@ -291,7 +308,14 @@ def test_invalid_whiteout_names_are_refused(layer, name):
 
 
 def test_bookkeeping_of_aufs_is_left_out(layer):
-    raw = Tar().file(".wh..wh.aufs", b"data").dir(".wh..wh.plnk").file(".wh..wh.plnk/1.2", b"content" * 100).file("f", b"x").bytes()
+    raw = (
+        Tar()
+        .file(".wh..wh.aufs", b"data")
+        .dir(".wh..wh.plnk")
+        .file(".wh..wh.plnk/1.2", b"content" * 100)
+        .file("f", b"x")
+        .bytes()
+    )
     layer.apply(raw)
     assert layer.tree() == ["f"]
     assert layer.rebuilt() == raw
@@ -304,7 +328,15 @@ def test_whiteouts_on_copies_remove_what_is_below(layer):
     (layer.files / "opaque/theirs").write_text("x")
     (layer.files / "keep").write_text("x")
     (layer.files / "link").symlink_to("keep")
-    raw = Tar().file(".wh.old").dir("opaque").file("opaque/ours", b"y").file("opaque/.wh..wh..opq").file(".wh.link").file(".wh.absent")
+    raw = (
+        Tar()
+        .file(".wh.old")
+        .dir("opaque")
+        .file("opaque/ours", b"y")
+        .file("opaque/.wh..wh..opq")
+        .file(".wh.link")
+        .file(".wh.absent")
+    )
     raw = raw.file("keep", b"new").bytes()
     layer.apply(raw, overlay=False)
     assert layer.tree() == ["keep", "opaque", "opaque/ours"]
@@ -352,7 +384,12 @@ def breakouts(canary: Path) -> dict[str, Tar]:
         "magic link": Tar().symlink("l", "/proc/self/cwd").file("l/new", b"x"),
         "swapped after use": Tar().dir("d").file("d/a", b"x").symlink("d", here).file("d/file", b"x"),
         "swapped back and forth": Tar().dir("d").file("d/a", b"1").symlink("d", here).dir("d").file("d/file", b"x"),
-        "parent swapped": Tar().dir("a").dir("a/b").file("a/b/c", b"1").symlink("a", str(canary.parent)).file("a/canary/file", b"x"),
+        "parent swapped": Tar()
+        .dir("a")
+        .dir("a/b")
+        .file("a/b/c", b"1")
+        .symlink("a", str(canary.parent))
+        .file("a/canary/file", b"x"),
         "time of a replaced directory": Tar().dir("d", mtime=7).symlink("d", here),
         "root as a link": Tar().symlink(".", here).file("file", b"x"),
         "root as a file": Tar().file("./", b"x").file("file", b"y"),
@@ -362,7 +399,9 @@ def breakouts(canary: Path) -> dict[str, Tar]:
         "device": Tar().add("char", "null", devmajor=1, devminor=3).add("block", "disk", devmajor=8, devminor=0),
         "smuggled whiteout": Tar().add("char", "w", devmajor=0, devminor=0),
         "absurd device": Tar().add("char", "w", devmajor=2_000_000, devminor=2_000_000),
-        "acl and overlay marks": Tar().dir("d", xattrs={"trusted.overlay.opaque": "y", "trusted.overlay.redirect": here}),
+        "acl and overlay marks": Tar().dir(
+            "d", xattrs={"trusted.overlay.opaque": "y", "trusted.overlay.redirect": here}
+        ),
     }
 
 

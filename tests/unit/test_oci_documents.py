@@ -20,7 +20,19 @@ def encoded(**fields) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "text", ["sha256:../../x", "sha256:" + "A" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 32, HEX, "", None, 5, f"{DIGEST}\n", f"sha512:{HEX}"]
+    "text",
+    [
+        "sha256:../../x",
+        "sha256:" + "A" * 64,
+        "sha256:" + "a" * 63,
+        "md5:" + "a" * 32,
+        HEX,
+        "",
+        None,
+        5,
+        f"{DIGEST}\n",
+        f"sha512:{HEX}",
+    ],
 )
 def test_only_digests_are_digests(text):
     with pytest.raises(InvalidParameter, match="invalid digest format"):
@@ -39,9 +51,13 @@ def test_manifests_and_indexes():
     assert isinstance(found, manifest.Manifest)
     assert found.is_image
     assert len(found.layers) == 2
-    docker = encoded(mediaType=descriptor.DOCKER_MANIFEST, config={**CONFIG, "mediaType": descriptor.DOCKER_CONFIG}, layers=[])
+    docker = encoded(
+        mediaType=descriptor.DOCKER_MANIFEST, config={**CONFIG, "mediaType": descriptor.DOCKER_CONFIG}, layers=[]
+    )
     assert manifest.parse_document(docker, descriptor.DOCKER_MANIFEST).is_image
-    index = manifest.parse_document(encoded(manifests=[{**CONFIG, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}]))
+    index = manifest.parse_document(
+        encoded(manifests=[{**CONFIG, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}])
+    )
     assert isinstance(index, manifest.Index)
     assert str(index.manifests[0].platform) == "linux/arm64"
     artifact = encoded(config={**CONFIG, "mediaType": "application/vnd.oci.empty.v1+json"}, layers=[LAYER])
@@ -80,7 +96,15 @@ def test_ambiguous_and_malformed_manifests_are_refused(fields, media_type):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"nonsense", b'{"a":' * 100_000, b'{"a":' + b"[" * 60 + b"]" * 60 + b"}", b'{"a": 1}' + b" " * (5 << 20), b'{"a": "\xff"}'],
+    [
+        b"",
+        b"[]",
+        b"nonsense",
+        b'{"a":' * 100_000,
+        b'{"a":' + b"[" * 60 + b"]" * 60 + b"}",
+        b'{"a": 1}' + b" " * (5 << 20),
+        b'{"a": "\xff"}',
+    ],
 )
 def test_hostile_json_is_refused(content):
     with pytest.raises(InvalidParameter) as caught:
@@ -89,7 +113,9 @@ def test_hostile_json_is_refused(content):
 
 
 def minimal(**fields) -> bytes:
-    return json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [DIGEST]}, **fields}).encode()
+    return json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [DIGEST]}, **fields}
+    ).encode()
 
 
 def test_configs():

@@ -76,7 +76,9 @@ def test_long_and_foreign_names(format):
 
 
 def test_pax_times_have_nanoseconds_and_may_lie_before_the_epoch():
-    raw = Tar().file("a", pax_headers={"mtime": "1700000000.123456789"}).file("b", pax_headers={"mtime": "-1.5"}).bytes()
+    raw = (
+        Tar().file("a", pax_headers={"mtime": "1700000000.123456789"}).file("b", pax_headers={"mtime": "-1.5"}).bytes()
+    )
     assert [entry.mtime_ns for entry, _ in entries(raw)] == [1_700_000_000_123_456_789, -1_500_000_000]
 
 
@@ -94,7 +96,9 @@ def test_xattrs_with_binary_values():
 
 def test_global_records_are_ignored():
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"path": "evil", "comment": "c"}) as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"path": "evil", "comment": "c"}
+    ) as tar:
         tar.addfile(tarfile.TarInfo("good"))
     assert [entry.name for entry, _ in entries(buffer.getvalue())] == [b"good"]
 
@@ -122,7 +126,9 @@ def test_sparse_files_of_gnu_tar(tmp_path: Path, options):
             file.seek(number * 1_000_000)
             file.write(b"piece %d" % number)
         file.truncate(40_000_000)
-    raw = subprocess.run(["tar", "-S", *options, "-cf", "-", "-C", tmp_path, "sparse"], check=True, capture_output=True).stdout
+    raw = subprocess.run(
+        ["tar", "-S", *options, "-cf", "-", "-C", tmp_path, "sparse"], check=True, capture_output=True
+    ).stdout
     assert len(raw) < 1 << 20
     ((entry, content),) = entries(raw)
     assert entry.name == b"sparse"
@@ -298,5 +304,3 @@ def test_memory_stays_small_for_large_members():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
-
-

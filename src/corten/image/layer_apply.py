@@ -227,6 +227,10 @@ class LayerExtractor(Extractor):
                 self._split.sparse(path, entry.sparse)
         super()._content(descriptor, entry, path)
 
+    def _symlink(self, entry: TarEntry, directory: int, base: bytes, path: bytes) -> None:
+        super()._symlink(entry, directory, base, path)
+        self._size += len(entry.linkname)  # as dockerd counts
+
 
 def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

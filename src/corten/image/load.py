@@ -128,12 +128,13 @@ class Loader:
             version = documents.load_object(layout, "oci-layout").get("imageLayoutVersion")
             if not isinstance(version, str) or not version.startswith("1."):
                 raise InvalidParameter("invalid oci-layout: only imageLayoutVersion 1 is supported")
-        by_name: dict[str, list[Descriptor]] = {}
+        by_name: dict[str, tuple[Reference | None, list[Descriptor]]] = {}
         for descriptor in self._top().manifests:
             if not _is_attestation(descriptor):
-                by_name.setdefault(_stated_name(descriptor), []).append(descriptor)
+                key, name = _stated_name(descriptor)
+                by_name.setdefault(key, (name, []))[1].append(descriptor)
         images = []
-        for name, descriptors in by_name.items():
+        for name, descriptors in by_name.values():
             plain = [item for item in descriptors if item.platform is None]
             choices = [item for item in descriptors if item.platform is not None]
             for descriptor in plain + ([_best(choices)] if choices else []):
@@ -142,7 +143,7 @@ class Loader:
                     images.append(image)
         return images
 
-    def _oci_image(self, descriptor: Descriptor, name: str, depth: int) -> _Wanted | None:
+    def _oci_image(self, descriptor: Descriptor, name: Reference | None, depth: int) -> _Wanted | None:
         content = self._content(descriptor)
         document = parse_document(content, descriptor.media_type)
         if isinstance(document, Index):
@@ -154,12 +155,11 @@ class Loader:
             return self._oci_image(_best(choices), name, depth + 1)
         if not document.is_image:
             return None
-        named = _index_name(name)
         return _Wanted(
             config=self._content(document.config, limit=documents.MAX_CONFIG_BYTES),
             layers=tuple((_blob_name(layer.digest), layer) for layer in document.layers),
-            names=(named,) if named else (),
-            digests=(Reference(named.domain, named.path, digest=descriptor.digest),) if named else (),
+            names=(name,) if name else (),
+            digests=(Reference(name.domain, name.path, digest=descriptor.digest),) if name else (),
             manifest=content,
         )
 
@@ -245,19 +245,23 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return media.ANNOTATION_REFERENCE_TYPE in descriptor.annotations or (stated is not None and stated.is_unknown)
 
 
-def _stated_name(descriptor: Descriptor) -> str:
-    notes = descriptor.annotations
-    return notes.get(media.ANNOTATION_IMAGE_NAME) or notes.get(media.ANNOTATION_REF_NAME) or ""
+def _stated_name(descriptor: Descriptor) -> tuple[str, Reference | None]:
+    """(what tells images of an index apart, the name to give).
 
-
-def _index_name(text: str) -> Reference | None:
-    """A full name; a bare word is only a tag ("latest") whose repository the layout does not tell."""
-    if ":" not in text and "/" not in text:
-        return None
-    parsed = reference.try_parse(text)
-    if parsed is None or parsed.digest:
-        return None
-    return parsed.with_default_tag()
+    ``ref.name`` may be a full name, as skopeo writes it, or only a tag, as the layout's specification has it: then the
+    repository comes from containerd's annotation, or nobody knows it.
+    """
+    whole = descriptor.annotations.get(media.ANNOTATION_IMAGE_NAME, "")
+    word = descriptor.annotations.get(media.ANNOTATION_REF_NAME, "")
+    name = reference.try_parse(whole) if whole else None
+    if name is None and (":" in word or "/" in word):
+        name = reference.try_parse(word)
+    elif name is not None and word != name.tag and reference.is_tag(word):
+        name = name.with_tag(word)
+    if name is not None and not name.digest:
+        name = name.with_default_tag()
+        return name.canonical, name
+    return word, None
 
 
 def _best(choices: list[Descriptor]) -> Descriptor:
