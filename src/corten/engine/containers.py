@@ -85,6 +85,7 @@ class Containers:
         self._tasks = tasks
         self._events = events
         self._machine = Machine.read()
+        self._statistics = stats.Statistics(preparation.cgroup_path, tasks)
         lifecycle.auto_remove = self._auto_remove
 
     # -- create ---------------------------------------------------------------------------------------------------
@@ -274,8 +275,9 @@ class Containers:
 
     async def stats(self, reference: str, *, stream: bool = True, one_shot: bool = False) -> AsyncIterator[dict[str, Any]]:
         live = self.find(reference)
-        async for sample in stats.samples(live, self._preparation.cgroup_path(live.container), stream=stream, one_shot=one_shot):
-            yield sample
+        async with contextlib.aclosing(self._statistics.samples(live, stream=stream, one_shot=one_shot)) as samples:
+            async for sample in samples:
+                yield sample
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -400,6 +402,7 @@ class Containers:
                 container.become(Status.REMOVING)
             self._store.save(container)
             self._health.forget(container.id)
+            self._statistics.forget(container.id)
             for attach in live.pending:
                 attach.stream.close()
             live.pending.clear()

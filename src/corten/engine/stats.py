@@ -1,61 +1,81 @@
 """Docker's statistics documents: one sampler for each container, shared by all who stream them.
 
-The last sample is kept, so that a single sample can carry the one before it without a second of waiting.
+The last sample is kept, so that a single answer can carry the one before it without a second of waiting.  Sampling
+reads some twenty files and is a worker thread's job.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from corten.cgroup import stats as cgroup_stats
 from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.manager import Cgroup
-from corten.dockerapi.timestamps import format_ns
+from corten.dockerapi.timestamps import ZERO_TIME_NS, format_ns
+from corten.engine.container import Container
 from corten.engine.live import Live
+from corten.engine.streams import run_blocking
+from corten.engine.tasks import Tasks
 
-_INTERVAL_S = 1.0
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
 _FIRST_PAIR_S = 0.1
-_NEVER = "0001-01-01T00:00:00Z"
+_OLDEST_NS = 60 * 10**9  # an older sample says nothing about the load of now
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+_BLKIO_UNUSED = ("queue", "service_time", "wait_time", "merged", "time")
 
-_hierarchies: Hierarchies | None = None
+
+@functools.cache
+def _hierarchies() -> Hierarchies:
+    return Hierarchies.read()
 
 
 def cgroup_of(path: str) -> Cgroup:
     """The cgroup at ``path``; the host's hierarchies are read once."""
-    global _hierarchies
-    if _hierarchies is None:
-        _hierarchies = Hierarchies.read()
-    return Cgroup(path, _hierarchies)
+    return Cgroup(path, _hierarchies())
 
 
-def _total_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Numbers of one moment.  raw: as ``corten.cgroup.stats.read``; system_ns: time of all CPUs together."""
+
+    at_ns: int
+    raw: dict[str, Any]
+    system_ns: int
+
+    @classmethod
+    def take(cls, path: str) -> Sample | None:
+        """None when the cgroup is gone."""
+        cgroup = cgroup_of(path)
+        if not cgroup.exists():
+            return None
+        return cls(time.time_ns(), cgroup_stats.read(cgroup), cgroup_stats.system_cpu_ns())
 
 
-_MEMORY = _total_memory()
+# -- documents --------------------------------------------------------------------------------------------------------
 
 
-def _blkio(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"major": item["major"], "minor": item["minor"], "op": item["op"], "value": item["value"]} for item in entries]
-
-
-def _cpu(raw: dict[str, Any] | None, system_ns: int) -> dict[str, Any]:
-    if raw is None:
+def _cpu(sample: Sample | None) -> dict[str, Any]:
+    if sample is None:
         return {
             "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
             "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
         }
-    cpu = raw["cpu"]
+    cpu = sample.raw["cpu"]
     usage = {"total_usage": cpu["total"], "usage_in_kernelmode": cpu["kernel"], "usage_in_usermode": cpu["user"]}
     if cpu["percpu"]:
         usage["percpu_usage"] = cpu["percpu"]
     return {
         "cpu_usage": usage,
-        "system_cpu_usage": system_ns,
+        "system_cpu_usage": sample.system_ns,
         "online_cpus": os.cpu_count() or 1,
         "throttling_data": {
             "periods": cpu["periods"],
@@ -65,133 +85,143 @@ def _cpu(raw: dict[str, Any] | None, system_ns: int) -> dict[str, Any]:
     }
 
 
-class _Sample:
-    """Numbers of one moment."""
-
-    def __init__(self, path: str) -> None:
-        self.at_ns = time.time_ns()
-        self.raw = cgroup_stats.read(cgroup_of(path))
-        self.system_ns = cgroup_stats.system_cpu_ns()
-
-
-def _document(live: Live, sample: _Sample, before: _Sample | None) -> dict[str, Any]:
-    container, raw = live.container, sample.raw
-    memory = raw["memory"]
+def _memory(memory: dict[str, Any]) -> dict[str, Any]:
     limit = memory["limit"]
-    pids = {"current": raw["pids"]["current"]}
-    if raw["pids"]["limit"]:
-        pids["limit"] = raw["pids"]["limit"]
-    stats: dict[str, Any] = {
-        "usage": memory["usage"],
-        "stats": memory["stats"],
-        "limit": min(limit, _MEMORY) if limit else _MEMORY,
+    document = {"usage": memory["usage"], "stats": memory["stats"], "limit": min(limit, _MEMORY) if limit else _MEMORY}
+    for name in ("max_usage", "failcnt"):
+        if memory[name]:
+            document[name] = memory[name]
+    return document
+
+
+def _blkio(blkio: dict[str, Any] | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "io_service_bytes_recursive": blkio["bytes"] if blkio else None,
+        "io_serviced_recursive": blkio["operations"] if blkio else None,
     }
-    if memory["max_usage"]:
-        stats["max_usage"] = memory["max_usage"]
-    if memory["failcnt"]:
-        stats["failcnt"] = memory["failcnt"]
-    return {
-        "read": format_ns(sample.at_ns),
-        "preread": format_ns(before.at_ns) if before else _NEVER,
-        "pids_stats": pids,
-        "blkio_stats": {
-            "io_service_bytes_recursive": _blkio(raw["blkio"]["bytes"]),
-            "io_serviced_recursive": _blkio(raw["blkio"]["operations"]),
-            "io_queue_recursive": None,
-            "io_service_time_recursive": None,
-            "io_wait_time_recursive": None,
-            "io_merged_recursive": None,
-            "io_time_recursive": None,
-            "sectors_recursive": None,
-        },
-        "num_procs": 0,
-        "storage_stats": {},
-        "cpu_stats": _cpu(raw, sample.system_ns),
-        "precpu_stats": _cpu(before.raw, before.system_ns) if before else _cpu(None, 0),
-        "memory_stats": stats,
+    document.update((f"io_{name}_recursive", None) for name in _BLKIO_UNUSED)
+    return document | {"sectors_recursive": None}
+
+
+def document(container: Container, sample: Sample | None, before: Sample | None) -> dict[str, Any]:
+    """What the API answers; without a sample the document of a container that does not run."""
+    pids: dict[str, int] = {}
+    if sample is not None:
+        pids = {name: value for name, value in sample.raw["pids"].items() if value}
+    answer: dict[str, Any] = {
         "name": f"/{container.name}",
         "id": container.id,
-        "networks": {},
-    }
-
-
-def empty_document(live: Live) -> dict[str, Any]:
-    """What dockerd answers for a container that does not run."""
-    return {
-        "read": _NEVER,
-        "preread": _NEVER,
-        "pids_stats": {},
-        "blkio_stats": {"io_service_bytes_recursive": None, "io_serviced_recursive": None},
+        "os_type": "linux",
+        "read": format_ns(sample.at_ns if sample else ZERO_TIME_NS),
+        "preread": format_ns(before.at_ns if before else ZERO_TIME_NS),
+        "pids_stats": pids,
+        "blkio_stats": _blkio(sample.raw["blkio"] if sample else None),
         "num_procs": 0,
         "storage_stats": {},
-        "cpu_stats": _cpu(None, 0),
-        "precpu_stats": _cpu(None, 0),
-        "memory_stats": {},
-        "name": f"/{live.container.name}",
-        "id": live.container.id,
+        "cpu_stats": _cpu(sample),
+        "precpu_stats": _cpu(before),
+        "memory_stats": _memory(sample.raw["memory"]) if sample else {},
     }
+    if sample is not None:
+        answer["networks"] = {}  # without a network of its own a container has no interface that is counted
+    return answer
 
 
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
 class _Sampler:
-    """Samples one container while somebody listens."""
+    """The last two samples of one run of a container, and everyone who waits for the next."""
 
-    def __init__(self, live: Live, path: str) -> None:
-        self.live = live
-        self.path = path
-        self.last: _Sample | None = None
-        self.before: _Sample | None = None
-        self.listeners = 0
-        self.condition = asyncio.Condition()
-        self.task: asyncio.Task[None] | None = None
+    live: Live
+    path: str
+    run_ns: int = 0
+    last: Sample | None = None
+    before: Sample | None = None
+    listeners: int = 0
+    beat: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
-    def take(self) -> _Sample:
-        self.before, self.last = self.last, _Sample(self.path)
-        return self.last
+    async def take(self) -> Sample | None:
+        """A new sample; None when the container does not run."""
+        container = self.live.container
+        run_ns = container.state.started_ns
+        sample = await run_blocking(Sample.take, self.path) if container.is_running else None
+        if sample is None or run_ns != self.run_ns:
+            self.before, self.run_ns = None, run_ns  # what a former run used does not count
+        else:
+            self.before = self.last
+        self.last = sample
+        return sample
 
-    async def run(self) -> None:
-        while self.listeners:
-            async with self.condition:
-                if self.live.container.is_running:
-                    self.take()
-                self.condition.notify_all()
-            await asyncio.sleep(_INTERVAL_S)
+    def document(self) -> dict[str, Any]:
+        return document(self.live.container, self.last, self.before)
 
-
-_samplers: dict[str, _Sampler] = {}
-
-
-def forget(container_id: str) -> None:
-    """The container is gone."""
-    _samplers.pop(container_id, None)
-
-
-async def samples(live: Live, path: str, *, stream: bool, one_shot: bool) -> AsyncIterator[dict[str, Any]]:
-    """Documents: one each second, or a single one (with the sample before it unless ``one_shot``)."""
-    sampler = _samplers.setdefault(live.container.id, _Sampler(live, path))
-    if not stream:
-        yield await _single(sampler, one_shot=one_shot)
-        return
-    sampler.listeners += 1
-    if sampler.task is None or sampler.task.done():
-        sampler.task = asyncio.get_running_loop().create_task(sampler.run(), name=f"stats {live.container.id[:12]}")
-    try:
-        while not live.removing:
-            async with sampler.condition:
-                await sampler.condition.wait()
-            if live.container.is_running and sampler.last is not None:
-                yield _document(live, sampler.last, sampler.before)
-            else:
-                yield empty_document(live)
-    finally:
-        sampler.listeners -= 1
+    def wake(self) -> None:
+        beat, self.beat = self.beat, asyncio.Event()
+        beat.set()
 
 
-async def _single(sampler: _Sampler, *, one_shot: bool) -> dict[str, Any]:
-    if not sampler.live.container.is_running:
-        return empty_document(sampler.live)
-    if one_shot:
-        return _document(sampler.live, sampler.take(), None)
-    if sampler.last is None or time.time_ns() - sampler.last.at_ns > 60 * 10**9:
-        sampler.take()
-        await asyncio.sleep(_FIRST_PAIR_S)
-    return _document(sampler.live, sampler.take(), sampler.before)
+class Statistics:
+    """The statistics of this daemon's containers.
+
+    cgroup_path: the cgroup of a container
+    """
+
+    def __init__(self, cgroup_path: Callable[[Container], str], tasks: Tasks) -> None:
+        self._cgroup_path = cgroup_path
+        self._tasks = tasks
+        self._samplers: dict[str, _Sampler] = {}
+
+    def forget(self, container_id: str) -> None:
+        """The container is gone; those who stream its statistics get their end."""
+        sampler = self._samplers.pop(container_id, None)
+        if sampler is not None:
+            sampler.wake()
+
+    async def samples(self, live: Live, *, stream: bool, one_shot: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """Documents: one each second while the container exists, or a single one.
+
+        one_shot: the single one without a sample before it
+        """
+        sampler = self._samplers.get(live.container.id)
+        if sampler is None:
+            sampler = self._samplers[live.container.id] = _Sampler(live, self._cgroup_path(live.container))
+        if not stream:
+            yield await self._single(sampler, one_shot=one_shot)
+            return
+        sampler.listeners += 1
+        if sampler.task is None or sampler.task.done():
+            sampler.task = self._tasks.spawn(self._run(sampler), f"stats {live.container.id[:12]}")
+        try:
+            while True:
+                await sampler.beat.wait()
+                if self._samplers.get(live.container.id) is not sampler:
+                    return
+                yield sampler.document()
+        finally:
+            sampler.listeners -= 1
+
+    async def _run(self, sampler: _Sampler) -> None:
+        """Sample while somebody listens; a failure is an empty document, not the end of all streams."""
+        while sampler.listeners and self._samplers.get(sampler.live.container.id) is sampler:
+            try:
+                await sampler.take()
+            except Exception:
+                logger.exception("cannot sample container %s", sampler.live.container.id[:12])
+                sampler.last = sampler.before = None
+            sampler.wake()
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _single(self, sampler: _Sampler, *, one_shot: bool) -> dict[str, Any]:
+        container = sampler.live.container
+        if one_shot:
+            return document(container, await sampler.take(), None)
+        last = sampler.last
+        if last is None or time.time_ns() - last.at_ns > _OLDEST_NS or sampler.run_ns != container.state.started_ns:
+            if await sampler.take() is None:
+                return document(container, None, None)
+            await asyncio.sleep(_FIRST_PAIR_S)
+        await sampler.take()
+        return sampler.document()
