@@ -132,12 +132,14 @@ class Dockerd:
         place = self.directory
         log = open(place / "log", "wb")  # noqa: SIM115
         containerd = [
-            "containerd", "--root", place / "c", "--state", place / "cs", "--address", place / "containerd.sock", "--log-level", "error",
+            "containerd", "--root", place / "c", "--state", place / "cs", "--address", place / "containerd.sock",
+            "--log-level", "error",
         ]  # fmt: skip
         self.processes.append(subprocess.Popen(list(map(str, containerd)), stdout=log, stderr=log))
         self._wait(lambda: (place / "containerd.sock").exists())
         dockerd = [
-            "dockerd", "--containerd", place / "containerd.sock", "--data-root", place / "d", "--exec-root", place / "e",
+            "dockerd", "--containerd", place / "containerd.sock", "--data-root", place / "d",
+            "--exec-root", place / "e",
             "-H", self.host, "--pidfile", place / "pid", "--bridge=none", "--iptables=false", "--ip-forward=false",
             "--ip-masq=false", "--userland-proxy=false", "--storage-driver=overlay2",
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Images on the real kernel: what an overlay makes of our layers, owners, devices, capabilities, the machine's own root."""
+"""Images on the real kernel: what an overlay makes of our layers, owners, devices, the machine's own root."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_a_full_disk_leaves_nothing_and_the_store_alive(tmp_path):
         subprocess.run(["umount", mounted], check=True)
 
 
-# -- the machine's own root ---------------------------------------------------------------------------------------------
+# -- the machine's own root ------------------------------------------------------------------------------------------
 
 
 def test_the_host_image_shows_the_machine_without_its_secrets(overlay, tmp_path):

@@ -17,12 +17,18 @@ KINDS = {
 }
 
 
+def one_line(error: BaseException) -> None:
+    """Errors are shown to people: one line each."""
+    assert "\n" not in str(error)
+    assert str(error)
+
+
 class Tar:
     """``Tar().dir("a").file("a/b", b"x").bytes()``"""
 
     def __init__(self, format: int = tarfile.PAX_FORMAT) -> None:
         self._buffer = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=format)
+        self._tar = tarfile.TarFile(fileobj=self._buffer, mode="w", format=format)
 
     def add(self, kind: str, name: str, content: bytes = b"", **fields: Any) -> Tar:
         entry = tarfile.TarInfo(name)

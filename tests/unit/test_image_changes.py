@@ -23,7 +23,7 @@ from corten.image.words import expand, split_words
         (["ENV A=1", "ENV B=${A}2 C=$A-x D=${Z:-no} E=${A:+yes}"], {"Env": ["A=1", "B=12", "C=1-x", "D=no", "E=yes"]}),
         (["ENV A=1", "ENV B=2", "ENV A=3"], {"Env": ["A=3", "B=2"]}),
         (["ENV A=a\\ b"], {"Env": ["A=a b"]}),
-        (["EXPOSE 80 53/udp 8000-8002/TCP"], {"ExposedPorts": {"80/tcp": {}, "53/udp": {}, "8000/tcp": {}, "8001/tcp": {}, "8002/tcp": {}}}),
+        (["EXPOSE 80 53/udp 8000-8001/TCP"], {"ExposedPorts": {"80/tcp": {}, "53/udp": {}, "8000/tcp": {}, "8001/tcp": {}}}),
         (["LABEL a=b c=\"d e\""], {"Labels": {"a": "b", "c": "d e"}}),
         (["USER bob:staff"], {"User": "bob:staff"}),
         (['VOLUME ["/a", "/b c"]', "VOLUME /d /e"], {"Volumes": {"/a": {}, "/b c": {}, "/d": {}, "/e": {}}}),
@@ -34,10 +34,18 @@ from corten.image.words import expand, split_words
         (["HEALTHCHECK NONE"], {"Healthcheck": {"Test": ["NONE"]}}),
         (
             ["HEALTHCHECK --interval=1m30s --timeout=500ms --start-period=1h --retries=3 CMD curl -f x"],
-            {"Healthcheck": {"Test": ["CMD-SHELL", "curl -f x"], "Interval": 90 * 10**9, "Timeout": 5 * 10**8, "StartPeriod": 3600 * 10**9, "Retries": 3}},
+            {
+                "Healthcheck": {
+                    "Test": ["CMD-SHELL", "curl -f x"], "Interval": 90 * 10**9, "Timeout": 5 * 10**8,
+                    "StartPeriod": 3600 * 10**9, "Retries": 3,
+                }
+            },
         ),
         (['HEALTHCHECK CMD ["a"]'], {"Healthcheck": {"Test": ["CMD", "a"]}}),
-        (["env a=1\ncmd x", "# comment", "", "label k=v"], {"Env": ["a=1"], "Cmd": ["/bin/sh", "-c", "x"], "Labels": {"k": "v"}}),
+        (
+            ["env a=1\ncmd x", "# comment", "", "label k=v"],
+            {"Env": ["a=1"], "Cmd": ["/bin/sh", "-c", "x"], "Labels": {"k": "v"}},
+        ),
     ],
 )  # fmt: skip
 def test_changes(changes, expected):

@@ -19,7 +19,7 @@ from pathlib import Path
 import image_archives as archives
 import pytest
 import zstandard
-from tar_builder import Tar
+from tar_builder import Tar, one_line
 
 from corten.errors import Conflict, CortenError, DataLoss, InvalidParameter, NotFound
 from corten.image.compression import Limits
@@ -101,7 +101,7 @@ def nobody(_: str) -> list[tuple[str, bool]]:
     return []
 
 
-# -- load ---------------------------------------------------------------------------------------------------------------
+# -- load ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_docker_archive(place):
@@ -288,7 +288,7 @@ def test_an_empty_layer_and_an_image_without_layers(place):
     assert other.store.load(io.BytesIO(b"".join(place.store.save(["e:1", "e:2"])))) == ["e:1", "e:2"]
 
 
-# -- archives that are refused ------------------------------------------------------------------------------------------
+# -- archives that are refused ---------------------------------------------------------------------------------------
 
 
 def changed(members, name, content):
@@ -343,7 +343,9 @@ def bad_archives() -> dict[str, list[tuple[str, bytes | str]]]:
         "oci config wrong": changed(oci, oci[3][0], oci[3][1] + b" "),
         "oci index confused": changed(oci, "index.json", b'{"schemaVersion": 2, "manifests": [], "layers": []}'),
         "oci index empty": changed(oci, "index.json", b'{"schemaVersion": 2, "manifests": []}'),
-        "oci digest as a path": changed(oci, "index.json", archives.oci_index({"mediaType": descriptor.OCI_MANIFEST, "digest": "sha256:../../x", "size": 1})),
+        "oci digest as a path": changed(
+            oci, "index.json", archives.oci_index({"mediaType": descriptor.OCI_MANIFEST, "digest": "sha256:../../x", "size": 1})
+        ),
         "oci layout of the future": changed(oci, "oci-layout", b'{"imageLayoutVersion": "2.0.0"}'),
         "128 layers": archives.docker_members([BASE] * 128, tags=["a:1"]),
         "second image bad": [
@@ -425,7 +427,7 @@ def test_damaged_archives_end_in_errors_and_leak_nothing(place):
             place.store.load(io.BytesIO(bytes(damaged)))
         except CortenError as error:
             refused += 1
-            assert "\n" not in str(error)
+            one_line(error)
     assert refused > 50
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
     assert threading.active_count() == threads
@@ -462,7 +464,7 @@ def test_failures_of_the_source_leave_nothing(place):
     assert place.is_empty()
 
 
-# -- save ---------------------------------------------------------------------------------------------------------------
+# -- save ------------------------------------------------------------------------------------------------------------
 
 
 def test_saving_gives_docker_and_oci_at_once(place):
@@ -543,7 +545,7 @@ def test_saving_what_is_not_there_or_was_changed(place, tmp_path):
     assert os.listdir(tmp_path / "layout") == []
 
 
-# -- names --------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------------------------
 
 
 def test_ways_to_name_an_image(place):
@@ -562,7 +564,7 @@ def test_ways_to_name_an_image(place):
     ):
         assert place.store.get(ref).id == image.id
     for ref in ("zz", "a:2", "sha256:" + "0" * 64, "0" * 64, "a@sha256:" + "0" * 64, "sha256:xyz"):
-        with pytest.raises(NotFound, match="^No such image: "):
+        with pytest.raises(NotFound, match=r"^No such image: "):
             place.store.get(ref)
     for ref in ("", "A", "a b", ":"):
         with pytest.raises(InvalidParameter, match="invalid reference format"):
@@ -601,7 +603,7 @@ def test_tagging(place):
         place.store.tag("a:1", "host")
 
 
-# -- removal and garbage ------------------------------------------------------------------------------------------------
+# -- removal and garbage ---------------------------------------------------------------------------------------------
 
 
 def test_removing_the_last_image_removes_everything(place):
@@ -635,7 +637,7 @@ def test_containers_keep_layers_of_images_removed_by_force(place):
 def test_pinned_images_stay(place):
     place.load(archives.docker_members([BASE], tags=["a:1"]))
     with place.store.pin("a:1") as image:
-        with pytest.raises(Conflict, match="being used right now"):
+        with pytest.raises(Conflict, match="in use right now"):
             place.store.remove("a:1", force=True, prune=True, in_use=nobody)
         assert place.store.prune(in_use=nobody, every=True) == ([], 0)
         assert place.store.get("a:1") == image
@@ -718,7 +720,7 @@ def test_many_threads_load_and_remove(place):
     assert len(place.layers()) == 6
 
 
-# -- history ------------------------------------------------------------------------------------------------------------
+# -- history ---------------------------------------------------------------------------------------------------------
 
 
 def test_history(place):
@@ -746,13 +748,14 @@ def test_history_that_does_not_match_the_layers(place):
         place.store.history("more:1")
 
 
-# -- import and commit --------------------------------------------------------------------------------------------------
+# -- import and commit -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_import(place, packer):
     image_id = place.store.import_tar(
-        io.BytesIO(PACKERS[packer](BASE)), reference="fs", changes=['CMD ["/bin/sh"]', "ENV A=1"], message="from a test", platform="linux/arm/v6"
+        io.BytesIO(PACKERS[packer](BASE)), reference="fs", changes=['CMD ["/bin/sh"]', "ENV A=1"],
+        message="from a test", platform="linux/arm/v6",
     )  # fmt: skip
     image = place.store.get("fs:latest")
     assert image.id == image_id
@@ -850,7 +853,7 @@ def test_failed_commits_leave_nothing(place):
     assert place.layers() == before
 
 
-# -- the host image -----------------------------------------------------------------------------------------------------
+# -- the host image --------------------------------------------------------------------------------------------------
 
 
 def test_the_host_image_is_always_there_and_cannot_go(place):

@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from tar_builder import Tar, one_line
 
 from corten.errors import CortenError, DataLoss, InvalidParameter
 from corten.image import tarsplit
 from corten.image.layer_apply import DISPLACED_NAME, SPLIT_NAME, LayerStats, apply_layer
 from corten.image.settle import settle
 from corten.image.tarstream import chunks_of
-from tar_builder import Tar
 
 OPAQUE = "user.overlay.opaque"
 
@@ -76,7 +76,7 @@ def untouched(canary: Path) -> bool:
     )
 
 
-# -- what comes out -----------------------------------------------------------------------------------------------------
+# -- what comes out --------------------------------------------------------------------------------------------------
 
 
 def test_a_plain_layer(layer):
@@ -201,7 +201,7 @@ def test_implied_directories_take_over_from_below(layer, tmp_path):
     assert stat.S_IMODE(os.lstat(layer.files / "new").st_mode) == 0o755
 
 
-# -- duplicates: the last one counts, the bytes come back ---------------------------------------------------------------
+# -- duplicates: the last one counts, the bytes come back ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_changed_file_is_noticed(layer):
         layer.rebuilt()
 
 
-# -- whiteouts ----------------------------------------------------------------------------------------------------------
+# -- whiteouts -------------------------------------------------------------------------------------------------------
 
 
 def test_whiteouts_become_overlay_marks(layer):
@@ -345,7 +345,7 @@ def test_whiteouts_on_copies_remove_what_is_below(layer):
     assert not (layer.directory / DISPLACED_NAME).exists()
 
 
-# -- nothing gets out ---------------------------------------------------------------------------------------------------
+# -- nothing gets out ------------------------------------------------------------------------------------------------
 
 
 def breakouts(canary: Path) -> dict[str, Tar]:
@@ -416,7 +416,7 @@ def test_nothing_outside_of_the_layer_is_touched(layer, canary, case, overlay):
     try:
         layer.apply(raw, overlay=overlay)
     except CortenError as error:
-        assert "\n" not in str(error)
+        one_line(error)
     assert untouched(canary)
     assert sorted(os.listdir(layer.directory.parent)) == before
     assert not any(os.path.lexists(layer.files / name) and layer.is_whiteout(name) for name in ("w", "null"))

@@ -54,7 +54,7 @@ def untar_into(
     """Unpack a tar in any compression below the directory ``dir_fd``; the number of members.
 
     owner: (uid, gid) for everything instead of the archive's owners
-    Errors: InvalidParameter and DataLoss (bad archive), Conflict (a directory in the way, with no_overwrite_dir_non_dir),
+    Errors: InvalidParameter and DataLoss (bad archive), Conflict (no_overwrite_dir_non_dir),
             SystemFailure (no space).
     """
     _, plain = decompressed(chunks_of(stream), limits)

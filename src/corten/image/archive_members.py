@@ -1,8 +1,9 @@
 """The members of an image archive, read once in whatever order they come.
 
-Small documents stay in memory.  Whatever may be a layer is unpacked into a staged directory while it streams by, because
-the manifest that names it may come last; where layers can only be unpacked in order (``vfs``) it waits in a file without a
-name.  What no manifest asks for is thrown away in the end, and an error in it counts only when one does.
+Small documents stay in memory.  Whatever may be a layer is unpacked into a staged directory while it streams by,
+because the manifest that names it may come last; where layers can only be unpacked in order (``vfs``) it waits in a
+file without a name.  What no manifest asks for is thrown away in the end, and an error in it counts only when one
+does.
 """
 
 from __future__ import annotations

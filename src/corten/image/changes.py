@@ -237,7 +237,7 @@ def _flags(text: str) -> tuple[dict[str, str], str, str]:
 
 
 def _duration(name: str, text: str) -> int:
-    """Nanoseconds of a Go duration ("1m30s").  Errors: InvalidParameter; less than a millisecond is refused, 0 is not given."""
+    """Nanoseconds of a Go duration ("1m30s").  Errors: InvalidParameter, also for less than a millisecond but 0."""
     position = total = 0
     while position < len(text):
         match = _DURATION.match(text, position)

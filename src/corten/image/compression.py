@@ -1,7 +1,8 @@
 """Compressed streams: told apart by their first bytes, inflated block by block, stopped when they blow up.
 
-Everything works on chunk sources: functions that return the next bytes and b"" at the end, so that reading, hashing and
-inflating are put together like pipes.  All inflating happens in this process: no program of an image or of the host runs.
+Everything works on chunk sources: functions that return the next bytes and b"" at the end, so that reading, hashing
+and inflating are put together like pipes.  All inflating happens in this process: no program of an image or of the
+host runs.
 
 Limits (``Limits``): a stream may grow to ``grace`` bytes whatever it is made of; beyond that it may not be larger than
 ``ratio`` times its compressed size, and never larger than ``absolute``.  gzip reaches 1032 to 1 on zeros; real layers
@@ -48,7 +49,7 @@ _LONGEST_MAGIC = 6
 
 
 def detect(start: bytes) -> str:
-    """The compression of a stream that begins with ``start`` (at least 6 bytes): gzip, zstd, xz, bzip2, or "" for none."""
+    """How a stream that begins with ``start`` (6 bytes) is compressed: gzip, zstd, xz, bzip2, or "" for not at all."""
     for magic, name in _MAGICS:
         if start.startswith(magic):
             return name
@@ -358,7 +359,7 @@ def drain(source: Chunks) -> None:
 
 @contextlib.contextmanager
 def read_ahead(source: Chunks, depth: int = 4) -> Iterator[Chunks]:
-    """Run ``source`` in a thread of its own, at most ``depth`` chunks ahead: inflating and hashing beside writing files.
+    """Run ``source`` in a thread, at most ``depth`` chunks ahead: inflating and hashing go on beside writing files.
 
     Within the block only the chunks given out may touch what ``source`` reads.
     """

@@ -1,4 +1,4 @@
-"""Directories below a root that someone hostile may have filled: found once by the kernel inside that root, then kept open.
+"""Directories below a root that someone hostile may have filled: found by the kernel inside that root, kept open.
 
 Every name is used relative to such a descriptor with its last component never followed, so nothing outside the root can
 be reached, whatever links the archive made before.

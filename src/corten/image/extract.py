@@ -1,8 +1,8 @@
 """Tar members become files below a directory descriptor.  Nothing outside of it is ever read, written or followed.
 
-Each member's parent is found inside the root (``directories``), its last name is only ever created, never opened when it
-exists: what is in the way is removed first.  Metadata go through the new file's own descriptor.  This is the part that
-layers, ``cp`` and imports share; what ``.wh.`` names mean is ``layer_apply``'s business.
+Each member's parent is found inside the root (``directories``), its last name is only ever created, never opened
+when it exists: what is in the way is removed first.  Metadata go through the new file's own descriptor.  This is
+the part that layers, ``cp`` and imports share; what ``.wh.`` names mean is ``layer_apply``'s business.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Extractor:
     def run(self) -> int:
         """Unpack everything; the number of members.
 
-        Errors: InvalidParameter and DataLoss for bad archives, SystemFailure when the file system refuses (full, I/O error).
+        Errors: InvalidParameter and DataLoss for bad archives, SystemFailure (disk full, I/O error).
         """
         try:
             while (entry := self._reader.next()) is not None:

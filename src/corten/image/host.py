@@ -1,7 +1,8 @@
-"""The images ``host`` and ``host:full``: this machine's own root file system as a read-only lower layer, nothing copied.
+"""The images ``host`` and ``host:full``: this machine's own root file system as a read-only lower layer.
 
-``host`` hides what is private (``host_mask``), ``host:full`` hides nothing.  Both are made when they are first asked for
-and again when the list, or what it names on the machine, has changed; what containers still use stays until they go.
+``host`` hides what is private (``host_mask``), ``host:full`` hides nothing.  Both are made when they are first
+asked for and again when the list, or what it names on the machine, has changed; what containers still use stays
+until they go.
 """
 
 from __future__ import annotations

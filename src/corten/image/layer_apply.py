@@ -1,11 +1,12 @@
 """A layer's tar becomes a layer directory.
 
 Whiteouts (OCI image-spec v1.1, layer.md) are written as overlayfs keeps them (a character device 0:0, the attribute
-``trusted.overlay.opaque``), or applied at once where layers are whole copies.  They hide what is *below* the layer, never
-the layer's own entries, wherever they stand in the archive.  What only looks like overlayfs's own marks is dropped.
+``trusted.overlay.opaque``), or applied at once where layers are whole copies.  They hide what is *below* the layer,
+never the layer's own entries, wherever they stand in the archive.  What only looks like overlayfs's own marks is
+dropped.
 
-Beside the files a split of the archive is kept, from which its exact bytes come back (``tarsplit``).  Content that a later
-entry of the same archive replaces moves to ``displaced/`` for that.
+Beside the files a split of the archive is kept, from which its exact bytes come back (``tarsplit``).  Content that
+a later entry of the same archive replaces moves to ``displaced/`` for that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a container changed, as a layer tar.
 
-From an overlay's upper directory, which *is* the difference: a whiteout device becomes ``.wh.name``, an opaque directory
-gets ``.wh..wh..opq``.  From a plain copy, by a list of changes.  The order is fixed, so the same tree gives the same bytes.
+From an overlay's upper directory, which *is* the difference: a whiteout device becomes ``.wh.name``, an opaque
+directory gets ``.wh..wh..opq``.  From a plain copy, by a list of changes.  The order is fixed, so the same tree
+gives the same bytes.
 
 Source: OCI image-spec v1.1, layer.md, "Representing Changes"; Documentation/filesystems/overlayfs.rst.
 """

@@ -1,8 +1,8 @@
-"""Images from an archive: docker-archive (``manifest.json``) or OCI layout (``index.json``), in one pass over the stream.
+"""Images from an archive: docker-archive (``manifest.json``) or OCI layout (``index.json``), in one pass.
 
-An archive that is both, as Docker writes since version 25, is read by its ``manifest.json``; its index gives the digests
-of the manifests.  Every config, manifest and layer is checked against the digest that names it; images appear all together
-at the end or not at all.
+An archive that is both, as Docker writes since version 25, is read by its ``manifest.json``; its index gives the
+digests of the manifests.  Every config, manifest and layer is checked against the digest that names it; images
+appear all together at the end or not at all.
 
 Source: Docker's image specification v1.2 ("Combined Image JSON + Filesystem Changeset Format"), OCI image-spec v1.1
 image-layout.md.

@@ -1,4 +1,4 @@
-"""What is known about images, tags and layers: ``images.db`` (SQLite, WAL), and the same as tables in memory for reading.
+"""What is known about images, tags and layers: ``images.db`` (SQLite, WAL), and tables in memory for reading.
 
 A change is one transaction, then a change in memory, both under one lock; readers see either all of it or nothing.
 """

@@ -1,7 +1,7 @@
 """``rmi``: which names and images go, and what stands against it.  Pure decisions over a picture of the store.
 
-The rules are dockerd's: removing one of several names only takes the name; removing the last name, or an id, removes the
-image and, when asked, its untagged parents.
+The rules are dockerd's: removing one of several names only takes the name; removing the last name, or an id,
+removes the image and, when asked, its untagged parents.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def plan(
         users = in_use(image.id)
         if not force and _is_single(left) and users:
             raise Conflict(
-                f'conflict: unable to remove repository reference "{asked}" (must force) - container {short(users[0][0])}'
-                f" is using its referenced image {short(image.id)}"
+                f'conflict: unable to remove repository reference "{asked}" (must force) -'
+                f" container {short(users[0][0])} is using its referenced image {short(image.id)}"
             )
         removal.untag(name.canonical)
         left.remove(name.canonical)

@@ -1,8 +1,8 @@
 """What a layer needs from the layers below it, done once those are known.
 
-A layer can be unpacked before its parents are: archives come in any order.  Two things wait for the parents: directories
-that the archive used without listing them take owner, mode and attributes from below, and a layer whose root is opaque
-hides every name below (overlayfs does not heed the mark on a layer's own root).
+A layer can be unpacked before its parents are: archives come in any order.  Two things wait for the parents:
+directories that the archive used without listing them take owner, mode and attributes from below, and a layer whose
+root is opaque hides every name below (overlayfs does not heed the mark on a layer's own root).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _HOST_NAMES = {MASKED.canonical: MASKED, FULL.canonical: FULL}
 class Image:
     """An image as it is now.
 
-    id: "sha256:<hex>", the digest of the config; config: the OCI image config as parsed; layers: snapshot ids, base first
+    id: "sha256:<hex>", the digest of the config; config: the OCI image config; layers: snapshot ids, base first
     tags: familiar names ("busybox:latest"); digests: "busybox@sha256:…"; size: bytes of all layers
     """
 
@@ -272,9 +272,8 @@ class ImageStore:
             plan = removal.plan(record, ref, name, images, in_use, force=force, prune=prune)
             for image_id in plan.images:
                 if self._leases.is_held(image_id):
-                    raise Conflict(
-                        f"conflict: unable to delete {removal.short(image_id)} (cannot be forced) - it is being used right now"
-                    )
+                    short = removal.short(image_id)
+                    raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - it is in use right now")
             with self._metadata.change() as change:
                 for canonical in plan.names:
                     change.remove_digest(canonical) if "@" in canonical else change.remove_tag(canonical)

@@ -1,8 +1,8 @@
 """Tar headers, one block at a time: numbers, names, extended records.  No I/O.
 
-Formats: V7, ustar and PAX (POSIX.1-2001, pax(1)), GNU (base-256 numbers, long names, sparse maps), star's prefix.  Where
-archives are ambiguous the reading is Go's ``archive/tar``, since that is what wrote and checked nearly every image: an
-engine that reads the same bytes differently can be made to store something else than what was inspected.
+Formats: V7, ustar and PAX (POSIX.1-2001, pax(1)), GNU (base-256 numbers, long names, sparse maps), star's prefix.
+Where archives are ambiguous the reading is Go's ``archive/tar``, since that is what wrote and checked nearly every
+image: an engine that reads the same bytes differently can be made to store something else than what was inspected.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ The file is a gzip stream.  It begins with ``MAGIC``; then records follow, integ
     Z u64 count                                 that many zero bytes
     F u32 length, u64 size, path                the whole content of the file at ``path``
     S u32 length, u32 count, path, count x (u64 offset, u64 length)    pieces of the file at ``path``
-    D u32 length, u32 number, path              from here on ``path`` holds something new: what was there is displaced/<number>
+D u32 length, u32 number, path              from here on ``path`` holds something new: what was there is
+displaced/<number>
     E u64 size                                  the archive's length in bytes; the last record
 
 Paths are relative to the layer's root and contain no links.  A ``D`` record names files and whole directories; it holds
@@ -206,7 +207,7 @@ class _Contents:
         return os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directories.get(parent))
 
     def _moved(self, path: bytes, index: int) -> bytes:
-        """Where the content went when it, or a directory above it, was displaced after record ``index``: the first such move."""
+        """Where the content went when it, or a directory above it, was first displaced after record ``index``."""
         best: tuple[int, int, bytes] | None = None
         prefix, rest = path, b""
         while prefix:

@@ -227,7 +227,7 @@ def walk(
 ) -> Iterator[bytes]:
     """The tree at ``path`` as members below ``arcname``; depth first, names sorted.
 
-    top: write a member for ``path`` itself; one_file_system: list what other file systems are mounted on, not their content
+    top: write a member for ``path`` itself; one_file_system: list mount points, not what is mounted there
     """
     parent, base = split(path)
     if top:

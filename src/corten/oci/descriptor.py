@@ -1,4 +1,4 @@
-"""Content descriptors and media types.  Source: OCI image-spec v1.1, descriptor.md and media-types.md; Docker schema 2."""
+"""Content descriptors and media types.  Source: OCI image-spec v1.1, descriptor.md, media-types.md."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def hasher(digest: Digest | None = None) -> Any:
 
 
 def chain_id(parent: str, diff_id: str) -> Digest:
-    """The identity of a layer on top of its parents (image-spec config.md, "Layer ChainID"); ``parent`` is "" for a base."""
+    """A layer's identity on top of ``parent``, "" for a base (image-spec config.md, "Layer ChainID")."""
     if not parent:
         return Digest(diff_id)
     return digest_of(f"{parent} {diff_id}".encode())
