@@ -145,15 +145,9 @@ def _percent(value: float) -> str:
     return f"{value:.1f}" if value < 999 else str(int(value))
 
 
-@functools.cache
-def _boot_s() -> int:
-    """When the machine was started, in seconds since the epoch."""
-    with open("/proc/stat") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("btime "))
-
-
 def _began(process: Process) -> time.struct_time:
-    return time.localtime(_boot_s() + int(process.stat[19]) / _TICKS)
+    boot_s = int(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))  # whole seconds, as ps has it
+    return time.localtime(boot_s + int(process.stat[19]) / _TICKS)
 
 
 def _stime(process: Process) -> str:
