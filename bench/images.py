@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corten.image.layer_apply import apply_layer
+from corten.image.pipes import chunks_of
 from corten.image.store import ImageStore
-from corten.image.tarstream import chunks_of
 from corten.snapshot import open_snapshotter
 
 

@@ -15,8 +15,8 @@ import zstandard
 from tar_builder import one_line
 
 from corten.errors import DataLoss, InvalidParameter
-from corten.image.compression import Hashed, Limits, decompressed, detect, drain, gathered, peek, read_ahead, verified
-from corten.image.tarstream import chunks_of
+from corten.image.compression import Limits, decompressed, detect
+from corten.image.pipes import Hashed, chunks_of, drain, gathered, peek, read_ahead, verified
 from corten.oci.digest import digest_of
 
 PLAIN = os.urandom(700_000) + bytes(900_000) + b"text " * 50_000

@@ -13,8 +13,8 @@ from tar_builder import Tar, one_line
 from corten.errors import CortenError, DataLoss, InvalidParameter
 from corten.image import tarsplit
 from corten.image.layer_apply import DISPLACED_NAME, SPLIT_NAME, LayerStats, apply_layer
+from corten.image.pipes import chunks_of
 from corten.image.settle import settle
-from corten.image.tarstream import chunks_of
 
 OPAQUE = "user.overlay.opaque"
 

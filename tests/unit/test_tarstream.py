@@ -13,7 +13,8 @@ from tar_builder import Tar, one_line
 
 from corten.errors import CortenError, InvalidParameter
 from corten.image import tarheader
-from corten.image.tarstream import TarEntry, TarReader, chunks_of
+from corten.image.pipes import chunks_of
+from corten.image.tarstream import TarEntry, TarReader
 
 
 def entries(raw: bytes, chunk: int = 1 << 20) -> list[tuple[TarEntry, bytes]]:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from corten.image import tarwrite
 from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
 from corten.image.extract import ExtractOptions, Extractor
-from corten.image.tarstream import TarReader, chunks_of
+from corten.image.pipes import chunks_of
+from corten.image.tarstream import TarReader
 from corten.image.treewalk import TreeWriter, walk
 
 

@@ -18,9 +18,11 @@ from typing import IO, Any
 from corten.errors import CortenError, DataLoss, InvalidParameter
 from corten.image import tarheader as header
 from corten.image.archive_names import member_name, resolve
-from corten.image.compression import Chunks, Hashed, detect, drain, peek
+from corten.image.compression import detect
 from corten.image.layers import Layers, Staged
-from corten.image.tarstream import TarEntry, TarReader, chunks_of
+from corten.image.pipes import Chunks, Hashed, chunks_of, drain, peek
+from corten.image.tarheader import TarEntry
+from corten.image.tarstream import TarReader
 from corten.oci.digest import Digest
 from corten.oci.documents import MAX_CONFIG_BYTES
 

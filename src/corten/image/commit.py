@@ -8,8 +8,9 @@ from typing import Any
 
 from corten.image.changes import apply_changes
 from corten.image.layer_diff import changes_tar, overlay_tar
-from corten.image.layers import Layers, Staged, iterated
+from corten.image.layers import Layers, Staged
 from corten.image.metadata import Layer
+from corten.image.pipes import iterated
 from corten.image.register import NewImage, Registrar, Session
 from corten.oci import config as image_config
 from corten.oci.documents import encode

@@ -10,25 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from corten.errors import Conflict, CortenError, InvalidParameter, SystemFailure
+from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.image import tarheader as header
 from corten.image.directories import Directories, clean, split
+from corten.image.extract_parts import Later, bounded_time, entry_error, umask, write_all, write_with_holes
 from corten.image.tarheader import TarEntry, shown
 from corten.image.tarstream import TarReader
 from corten.linux import paths
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 16
-_HOLE = 1 << 16  # a run of zeros this long becomes a hole
-_ZEROS = bytes(_HOLE)
 _IMPLIED_MODE = 0o755
 _DEFAULT_ACL = b"system.posix_acl_default"
 # names that mean something to overlayfs: a layer must not be able to hide or redirect what is below it
 OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_TIME_LIMIT = 1 << 34  # seconds; beyond what ext4 stores
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _SPACE_CHECK_ENTRIES = 8192
 _SPACE_CHECK_BYTES = 64 << 20
@@ -56,53 +53,6 @@ class ExtractOptions:
     max_entries: int = 4_000_000
 
 
-def umask() -> int:
-    """This process's file mode creation mask, read without setting it."""
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o777
-
-
-class _Later:
-    """Directories' times and default ACLs, set when their children are there; compressed, for archives of millions."""
-
-    def __init__(self) -> None:
-        self._packed: list[bytes] = []
-        self._open: list[bytes] = []
-        self._size = 0
-
-    def add(self, path: bytes, mtime_ns: int, acl: bytes) -> None:
-        record = b"%d %d %d %s%s" % (len(path), mtime_ns, len(acl), path, acl)
-        self._open.append(record)
-        self._size += len(record)
-        if self._size > 1 << 18:
-            self._pack()
-
-    def _pack(self) -> None:
-        from isal import isal_zlib
-
-        self._packed.append(isal_zlib.compress(b"".join(self._open), 1))
-        self._open.clear()
-        self._size = 0
-
-    def __iter__(self) -> Iterator[tuple[bytes, int, bytes]]:
-        from isal import isal_zlib
-
-        for packed in [*self._packed, None]:
-            text = b"".join(self._open) if packed is None else isal_zlib.decompress(packed)
-            position = 0
-            while position < len(text):
-                first = text.index(b" ", position)
-                second = text.index(b" ", first + 1)
-                start = text.index(b" ", second + 1) + 1
-                length = int(text[position:first])
-                end = start + length + int(text[second + 1 : start - 1])
-                yield text[start : start + length], int(text[first + 1 : second]), text[start + length : end]
-                position = end
-
-
 class Extractor:
     """Unpacks ``reader`` below ``root_fd``; use once, through ``run``."""
 
@@ -111,7 +61,7 @@ class Extractor:
         self._reader = reader
         self._options = options
         self._directories = Directories(root_fd)
-        self._later = _Later()
+        self._later = Later()
         self._entries = 0
         self._written = 0
         self._next_space_check = _SPACE_CHECK_BYTES
@@ -304,7 +254,7 @@ class Extractor:
             data = self._reader.read_all()
             written = os.write(descriptor, data)
             if written != size:
-                _write_all(descriptor, data[written:])
+                write_all(descriptor, data[written:])
             self._wrote(size)
 
     def _write(self, descriptor: int, size: int) -> None:
@@ -313,7 +263,7 @@ class Extractor:
         ends_in_hole = False
         while reader.remaining:
             view = reader.read_some()
-            ends_in_hole = _write_with_holes(descriptor, view)
+            ends_in_hole = write_with_holes(descriptor, view)
             self._wrote(len(view))
         if ends_in_hole:
             os.ftruncate(descriptor, size)
@@ -324,7 +274,7 @@ class Extractor:
             os.lseek(descriptor, offset, os.SEEK_SET)
             while length:
                 view = self._reader.read_some(min(length, 1 << 20))
-                _write_all(descriptor, view)
+                write_all(descriptor, view)
                 length -= len(view)
                 self._wrote(len(view))
 
@@ -339,9 +289,9 @@ class Extractor:
             os.fchmod(descriptor, mode)
         if entry.xattrs:
             self._xattrs(descriptor, entry.xattrs)
-        mtime = _bounded(entry.mtime_ns)
+        mtime = bounded_time(entry.mtime_ns)
         atime = entry.atime_ns
-        os.utime(descriptor, ns=(mtime if atime is None else _bounded(atime), mtime))
+        os.utime(descriptor, ns=(mtime if atime is None else bounded_time(atime), mtime))
 
     def _symlink(self, entry: TarEntry, directory: int, base: bytes, path: bytes) -> None:
         if not entry.linkname:
@@ -412,7 +362,7 @@ class Extractor:
                     self._xattrs(place, entry.xattrs)
             finally:
                 os.close(descriptor)
-        mtime = _bounded(entry.mtime_ns)
+        mtime = bounded_time(entry.mtime_ns)
         os.utime(base, ns=(mtime, mtime), dir_fd=directory, follow_symlinks=False)
 
     def _xattrs(self, target: int | bytes, attributes: dict[bytes, bytes]) -> None:
@@ -428,7 +378,7 @@ class Extractor:
 
     def _settle_directories(self) -> None:
         for path, mtime_ns, acl in self._later:
-            mtime = _bounded(mtime_ns)
+            mtime = bounded_time(mtime_ns)
             try:
                 if path:
                     parent, base = split(path)
@@ -443,49 +393,3 @@ class Extractor:
                 os.utime(descriptor, ns=(mtime, mtime))
             finally:
                 os.close(descriptor)
-
-
-def _bounded(time_ns: int) -> int:
-    """A time that every file system takes; the epoch for absurd ones, as Docker."""
-    return time_ns if -(1 << 31) <= time_ns // 1_000_000_000 < _TIME_LIMIT else 0
-
-
-def _write_all(descriptor: int, data: memoryview | bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _write_with_holes(descriptor: int, view: memoryview) -> bool:
-    """Write at the present offset, skipping runs of zeros; whether it ended with one."""
-    start = position = 0
-    size = len(view)
-    while position + _HOLE <= size:
-        # most blocks are told apart from zeros by three bytes
-        end = position + _HOLE
-        if view[position] or view[end - 1] or view[position + _HOLE // 2] or bytes(view[position:end]) != _ZEROS:
-            position = end
-            continue
-        if start < position:
-            _write_all(descriptor, view[start:position])
-        os.lseek(descriptor, _HOLE, os.SEEK_CUR)
-        start = position = end
-    if start < size:
-        _write_all(descriptor, view[start:])
-        return False
-    return True
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MACHINE = frozenset({errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-def entry_error(name: bytes, error: OSError) -> CortenError:
-    """What an operating system error at a member means for the caller."""
-    code = error.errno or 0
-    text = os.strerror(code).lower() if code else str(error)
-    if code in _FULL:
-        return SystemFailure(f"{text}: {shown(name)}", step="extract", errno=code)
-    if code in _MACHINE or code == errno.EPERM or code == errno.EACCES:
-        return SystemFailure(f"extracting {shown(name)}: {text}", step="extract", errno=code)
-    return InvalidParameter(f"invalid tar archive: {shown(name)}: {text}")

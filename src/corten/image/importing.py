@@ -7,8 +7,8 @@ from typing import Any
 
 from corten.image.archive_members import Progress
 from corten.image.changes import apply_changes
-from corten.image.compression import Chunks
 from corten.image.layers import Layers
+from corten.image.pipes import Chunks
 from corten.image.register import NewImage, Registrar, Session
 from corten.oci import config as image_config
 from corten.oci.documents import encode

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from corten.errors import DataLoss, InvalidParameter, NotFound
-from corten.image.compression import DEFAULT_LIMITS, Chunks, Hashed, Limits, decompressed, read_ahead
+from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
 from corten.image.layer_apply import DISPLACED_NAME, SPLIT_NAME, LayerStats, apply_layer
 from corten.image.metadata import Layer, Metadata
+from corten.image.pipes import Chunks, Hashed, iterated, read_ahead
 from corten.image.settle import settle
 from corten.image.tarsplit import rebuild
 from corten.oci.digest import Digest, chain_id, hasher
@@ -185,16 +186,3 @@ def layer_key(parent: Layer | None, diff_id: str) -> str:
         return f"host:{parent.snapshot[:16]}:{diff_id}"
     prefix, _, chain = parent.key.rpartition("sha256:")
     return prefix + chain_id("sha256:" + chain, diff_id)
-
-
-def iterated(chunks: Iterable[bytes]) -> Chunks:
-    """An iterable of bytes as a chunk source."""
-    iterator = iter(chunks)
-
-    def next_chunk() -> bytes:
-        for chunk in iterator:
-            if chunk:
-                return chunk
-        return b""
-
-    return next_chunk

@@ -17,8 +17,8 @@ from corten.errors import DataLoss, InvalidParameter, NotFound
 from corten.image.archive_members import Member, Members
 from corten.image.layers import Layers
 from corten.image.metadata import Layer, Metadata
+from corten.image.pipes import chunks_of
 from corten.image.register import NewImage, Registrar, Session
-from corten.image.tarstream import chunks_of
 from corten.oci import config as image_config
 from corten.oci import descriptor as media
 from corten.oci import documents, reference

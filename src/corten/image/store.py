@@ -24,9 +24,9 @@ from corten.image.host import FULL, KIND, MASKED, HostImages, HostPlace
 from corten.image.layers import Layers, Leases
 from corten.image.load import Loader
 from corten.image.metadata import ImageRecord, Layer, Metadata
+from corten.image.pipes import chunks_of
 from corten.image.register import NewImage, Registrar, Session
 from corten.image.removal import InUse
-from corten.image.tarstream import chunks_of
 from corten.oci import config as image_config
 from corten.oci import reference
 from corten.oci.digest import is_digest, is_hex_id

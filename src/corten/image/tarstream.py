@@ -9,32 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from corten.image import tarheader as header
+from corten.image.pipes import CHUNK
 from corten.image.tarheader import BLOCK, ZERO_BLOCK, TarEntry, invalid, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Recorder", "TarEntry", "TarReader", "chunks_of"]
-
-CHUNK = 1 << 20
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
 
 class Recorder(Protocol):
     def raw(self, data: bytes) -> None: ...
-
-
-def chunks_of(stream: Readable, size: int = CHUNK) -> Callable[[], bytes]:
-    """A file object as the chunk source that ``TarReader`` takes: b"" at the end."""
-    read = stream.read
-
-    def next_chunk() -> bytes:
-        return read(size)
-
-    return next_chunk
 
 
 class TarReader:
