@@ -109,7 +109,8 @@ def test_names_of_the_top(tree):
     assert names(tar_of(tree / "d", "file", "renamed")) == ["renamed"]
     assert names(tar_of(tree, "d", "d"))[:2] == ["d", "d/.wh.ordinary"]
     assert names(tar_of(tree / "d", ".", "")) == [".wh.ordinary", "fifo", "file", "hard", "link"]
-    assert names(tar_of(tree / "d", ".", "/"))[0] == "."
+    assert names(tar_of(tree / "d", ".", "/"))[:2] == ["", "/.wh.ordinary"]  # tarfile cuts the slash of "/"
+    assert names(tar_of(tree / "d", ".", "."))[:2] == [".", "./.wh.ordinary"]
     assert names(tar_of(tree / "d", "link", "l")) == ["l"]
     with pytest.raises(FileNotFoundError):
         tar_of(tree, "nope", "x")

@@ -22,7 +22,8 @@ def tar_tree(dir_fd: int, name: str, arcname: str, *, one_file_system: bool = Fa
     """The file or tree ``name`` in the directory ``dir_fd`` as a tar, in pieces.
 
     name:     one name, never followed when it is a link; "." is the directory itself
-    arcname:  how the top member is called; "" leaves it out and names what is below relative to it
+    arcname:  how the top member is called; "" leaves it out and names what is below relative to it; with "/" all names
+              begin with a slash, as Docker's clients expect of a container's root
     one_file_system: leave out what is inside other file systems mounted below
     Errors:   FileNotFoundError when ``name`` is not there; what vanishes while it is read is left out.
     """
@@ -32,11 +33,10 @@ def tar_tree(dir_fd: int, name: str, arcname: str, *, one_file_system: bool = Fa
         try:
             status = os.stat(name, dir_fd=top, follow_symlinks=False)
             path = b"" if name in (".", "") else os.fsencode(name)
-            shown = os.fsencode(arcname).strip(b"/")
-            if arcname and not shown:
-                yield from walk(writer, path, status, b".", one_file_system=one_file_system, top=True)
-            else:
-                yield from walk(writer, path, status, shown, one_file_system=one_file_system, top=bool(shown))
+            shown = os.fsencode(arcname)
+            if shown != b"/":
+                shown = shown.strip(b"/")
+            yield from walk(writer, path, status, shown, one_file_system=one_file_system, top=bool(shown))
             yield tarwrite.END
         finally:
             writer.close()

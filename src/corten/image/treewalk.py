@@ -225,13 +225,13 @@ def _data_ranges(descriptor: int, status: os.stat_result) -> list[tuple[int, int
 def walk(
     writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes, *, one_file_system: bool, top: bool
 ) -> Iterator[bytes]:
-    """The tree at ``path`` as members below ``arcname``; depth first, names sorted.
+    """The tree at ``path`` as members below ``arcname`` ("/" for names that begin with a slash); depth first, sorted.
 
     top: write a member for ``path`` itself; one_file_system: list mount points, not what is mounted there
     """
     parent, base = split(path)
     if top:
-        yield from writer.member(writer.directories.get(parent), base or b".", status, arcname)
+        yield from writer.member(writer.directories.get(parent), base or b".", status, arcname.rstrip(b"/"))
     if not stat.S_ISDIR(status.st_mode):
         yield from writer.take(all=True)
         return
@@ -241,7 +241,7 @@ def walk(
         descended = False
         for base in names:
             child = path + b"/" + base if path else base
-            name = arcname + b"/" + base if arcname else base
+            name = arcname.rstrip(b"/") + b"/" + base if arcname else base
             directory = writer.directories.get(path)
             try:
                 found = os.stat(base, dir_fd=directory, follow_symlinks=False)
