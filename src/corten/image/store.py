@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
+from corten.errors import Conflict, InvalidParameter, NotFound
 from corten.image import commit as committing
 from corten.image import history as histories
 from corten.image import importing, removal
 from corten.image import save as saving
 from corten.image.archive_members import Collector, Progress, read_directory
 from corten.image.blobs import Blobs
+from corten.image.catalog import Catalog, Image
 from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
 from corten.image.garbage import Garbage
 from corten.image.host import FULL, KIND, MASKED, HostImages, HostPlace
@@ -29,31 +28,11 @@ from corten.image.register import NewImage, Registrar, Session
 from corten.image.removal import InUse
 from corten.oci import config as image_config
 from corten.oci import reference
-from corten.oci.digest import is_digest, is_hex_id
+from corten.oci.digest import is_digest
 from corten.oci.reference import Reference
 from corten.snapshot.api import Snapshotter
 
-logger = logging.getLogger(__name__)
-
 _HOST_NAMES = {MASKED.canonical: MASKED, FULL.canonical: FULL}
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image as it is now.
-
-    id: "sha256:<hex>", the digest of the config; config: the OCI image config; layers: snapshot ids, base first
-    tags: familiar names ("busybox:latest"); digests: "busybox@sha256:…"; size: bytes of all layers
-    """
-
-    id: str
-    config: dict[str, Any]
-    layers: tuple[str, ...]
-    tags: tuple[str, ...]
-    digests: tuple[str, ...]
-    size: int
-    parent: str
-    layer_sizes: tuple[int, ...]
 
 
 def nothing(_: dict[str, Any]) -> None:
@@ -86,12 +65,12 @@ class ImageStore:
         self._layers = Layers(snapshotter, self._metadata, limits=limits)
         self._registrar = Registrar(self._blobs, self._metadata, self._layers, self._leases)
         self._garbage = Garbage(self._metadata, snapshotter, self._blobs, self._leases)
-        self._images: dict[str, Image] = {}
-        self._views: dict[str, ImageRecord] = {}
-        self._viewing = threading.Lock()
         self._garbage.sweep_start()
         place = HostPlace((data_root, exec_root), host_root)
         self._host = HostImages(place, self._metadata, self._layers, self._registrar)
+        self._catalog = Catalog(
+            self._metadata, self._blobs, {name.canonical: partial(self._host.ensure, name) for name in (MASKED, FULL)}
+        )
         self._host.ensure_all()
 
     def close(self) -> None:
@@ -104,99 +83,11 @@ class ImageStore:
 
         Errors: NotFound("No such image: x"), InvalidParameter (malformed reference).
         """
-        return self._image(self._find(ref)[0])
-
-    def _find(self, ref: str) -> tuple[ImageRecord, Reference | None]:
-        """The image, and the name that was asked for (None when it was an id)."""
-        if is_digest(ref):
-            record = self._metadata.image(ref)
-            if record is None:
-                raise NotFound(f"No such image: {ref}")
-            return record, None
-        prefix = ref.removeprefix("sha256:")
-        if len(prefix) == 64 and (record := self._metadata.image(f"sha256:{prefix}")):
-            return record, None
-        name = None if ref.startswith("sha256:") else self._parsed(ref)
-        if name is not None:
-            named = name.with_default_tag()
-            if named.canonical in _HOST_NAMES:
-                self._host.ensure(named)
-            found = (
-                self._metadata.digested(Reference(named.domain, named.path, digest=named.digest).canonical)
-                if named.digest
-                else None
-            )
-            found = found or self._metadata.tagged(named.canonical)
-            record = self._metadata.image(found) if found else None
-            if record is not None:
-                return record, named
-        matches = self._by_prefix(prefix)
-        if len(matches) == 1:
-            return matches[0], None
-        if len(matches) > 1:
-            raise InvalidParameter(f"image id prefix {ref} is ambiguous: it matches {len(matches)} images")
-        raise NotFound(f"No such image: {name.with_default_tag().familiar if name else ref}")
-
-    @staticmethod
-    def _parsed(ref: str) -> Reference | None:
-        if not ref:
-            raise InvalidParameter("invalid reference format")
-        if is_hex_id(ref):
-            return None
-        return reference.parse(ref)
-
-    def _by_prefix(self, prefix: str) -> list[ImageRecord]:
-        if not prefix or len(prefix) > 64 or not all(letter in "0123456789abcdef" for letter in prefix):
-            return []
-        return [image for image in self._metadata.images() if image.id[7:].startswith(prefix)]
+        return self._catalog.view(self._catalog.find(ref)[0])
 
     def all(self) -> list[Image]:
         """Every image, in no order."""
-        found = []
-        for record in self._metadata.images():
-            with contextlib.suppress(NotFound):
-                found.append(self._image(record))
-        return found
-
-    def _image(self, record: ImageRecord) -> Image:
-        if self._views.get(record.id) is record:
-            return self._images[record.id]
-        known = self._images.get(record.id)
-        layers = [self._layer(key) for key in record.layers]
-        image = Image(
-            id=record.id,
-            config=known.config if known else self._config(record.id),
-            layers=tuple(layer.snapshot for layer in layers),
-            tags=tuple(reference.parse(name).familiar for name in record.tags),
-            digests=tuple(reference.parse(name).familiar for name in record.digests),
-            size=sum(layer.size for layer in layers),
-            parent=record.parent if self._metadata.image(record.parent) else "",
-            layer_sizes=tuple(layer.size for layer in layers),
-        )
-        with self._viewing:
-            self._images[record.id] = image
-            self._views[record.id] = record
-        return image
-
-    def _layer(self, key: str) -> Layer:
-        layer = self._metadata.layer(key)
-        if layer is None:
-            raise NotFound(f"layer {key} is missing")
-        return layer
-
-    def _config(self, image_id: str) -> dict[str, Any]:
-        try:
-            return image_config.parse_config(self._blobs.get(image_id))
-        except CortenError as error:
-            logger.warning("image %s cannot be used: %s", image_id, error)
-            raise NotFound(f"No such image: {image_id} ({error})") from error
-
-    def _forget(self) -> None:
-        """Drop views of images that are gone."""
-        with self._viewing:
-            for image_id in [item for item in self._images if self._metadata.image(item) is None]:
-                del self._images[image_id]
-                self._views.pop(image_id, None)
+        return self._catalog.all()
 
     def is_builtin(self, image_id: str) -> bool:
         """Whether the image is ``host`` or ``host:full``, which are always there."""
@@ -223,13 +114,13 @@ class ImageStore:
 
     def history(self, ref: str) -> list[dict[str, Any]]:
         """Rows as the API answers them, newest first; sizes in bytes.  Errors: NotFound."""
-        record, _ = self._find(ref)
-        image = self._image(record)
-        sizes = tuple(layer.size for layer in map(self._layer, record.layers) if not layer.is_host)
+        record, _ = self._catalog.find(ref)
+        image = self._catalog.view(record)
+        sizes = tuple(layer.size for layer in map(self._catalog.layer, record.layers) if not layer.is_host)
         ancestors: list[tuple[str, tuple[str, ...], int]] = []
         parent = self._metadata.image(image.parent)
         while parent is not None and len(ancestors) <= image_config.MAX_HISTORY:
-            view = self._image(parent)
+            view = self._catalog.view(parent)
             ancestors.append((view.id, view.tags, len(image_config.history(view.config))))
             parent = self._metadata.image(view.parent)
         return histories.rows(image.id, image.config, sizes, image.tags, ancestors)
@@ -242,7 +133,7 @@ class ImageStore:
         Errors: NotFound, InvalidParameter (reference), Conflict (the names of the built-in images).
         """
         name = self._target(target)
-        record, _ = self._find(source)
+        record, _ = self._catalog.find(source)
         with self._metadata.change() as change:
             if self._metadata.image(record.id) is None:
                 raise NotFound(f"No such image: {source}")
@@ -265,7 +156,7 @@ class ImageStore:
         Errors: NotFound, Conflict.
         """
         with self._metadata.lock:
-            record, name = self._find(ref)
+            record, name = self._catalog.find(ref)
             if self.is_builtin(record.id) and (name is None or name.canonical in _HOST_NAMES):
                 raise Conflict(f"conflict: unable to remove {ref} (cannot be forced) - it is built in")
             images = {image.id: image for image in self._metadata.images()}
@@ -285,7 +176,7 @@ class ImageStore:
         return answer
 
     def _sweep(self) -> list[Layer]:
-        self._forget()
+        self._catalog.forget()
         gone = self._garbage.sweep_layers()
         self._garbage.sweep_blobs(older_than_s=60)
         return sorted(gone, key=lambda layer: layer.created, reverse=True)
@@ -389,10 +280,10 @@ class ImageStore:
             raise InvalidParameter("no images given to save")
         images = []
         for image_id, names in chosen.items():
-            record = self._find(image_id)[0]
+            record = self._catalog.find(image_id)[0]
             if record.kind == KIND:
                 raise InvalidParameter("the image of this machine's root cannot be saved: nothing of it is copied")
-            layers = tuple(layer for layer in map(self._layer, record.layers) if not layer.is_host)
+            layers = tuple(layer for layer in map(self._catalog.layer, record.layers) if not layer.is_host)
             content = self._blobs.get(image_id)
             images.append(saving.SavedImage(content, image_config.parse_config(content), layers, tuple(names.values())))
         return images
@@ -405,7 +296,7 @@ class ImageStore:
             listed = [(record, tag) for record, tag in found if record is not None]
             if listed:
                 return list(listed)
-        single, named = self._find(ref)
+        single, named = self._catalog.find(ref)
         return [(single, named if named is not None and named.tag else None)]
 
     def import_tar(
@@ -452,7 +343,7 @@ class ImageStore:
         with self.pin(base) as image:
             record = self._metadata.image(image.id)
             assert record is not None
-            below = [self._layer(key) for key in record.layers]
+            below = [self._catalog.layer(key) for key in record.layers]
 
             def build(session: Session) -> NewImage:
                 return wanted.build(session, self._layers, self._registrar, image.id, image.config, below, name)
@@ -482,3 +373,6 @@ def _renaming(progress: Progress) -> Callable[[str, str], None]:
         )
 
     return renamed
+
+
+__all__ = ["Image", "ImageStore", "InUse"]
