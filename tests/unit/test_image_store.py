@@ -344,7 +344,9 @@ def bad_archives() -> dict[str, list[tuple[str, bytes | str]]]:
         "oci index confused": changed(oci, "index.json", b'{"schemaVersion": 2, "manifests": [], "layers": []}'),
         "oci index empty": changed(oci, "index.json", b'{"schemaVersion": 2, "manifests": []}'),
         "oci digest as a path": changed(
-            oci, "index.json", archives.oci_index({"mediaType": descriptor.OCI_MANIFEST, "digest": "sha256:../../x", "size": 1})
+            oci,
+            "index.json",
+            archives.oci_index({"mediaType": descriptor.OCI_MANIFEST, "digest": "sha256:../../x", "size": 1}),
         ),
         "oci layout of the future": changed(oci, "oci-layout", b'{"imageLayoutVersion": "2.0.0"}'),
         "128 layers": archives.docker_members([BASE] * 128, tags=["a:1"]),
