@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 from corten.client import address
 from corten.client.api import Api
-from corten.client.transport import connect
-from corten.errors import Unavailable
+from corten.client.transport import is_listening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO, TextIO
-
-
-def _is_listening(path: str) -> bool:
-    """Asked by connecting: a daemon that was killed leaves its socket behind."""
-    try:
-        connect(path).close()
-    except Unavailable as error:
-        if error.context.get("errno") not in (errno.ECONNREFUSED, errno.ENOENT):
-            raise
-        return False
-    return True
 
 
 class Context:
@@ -46,6 +33,7 @@ class Context:
         self.host = host
         self.name = name
         self.log_level = log_level
+        self.starts_daemon = True
         self.out = sys.stdout if out is None else out
         self.err = sys.stderr if err is None else err
         self._api: Api | None = None
@@ -59,8 +47,8 @@ class Context:
         if self._api is None:
             host = address.chosen_host(self.host)
             api = Api(host)
-            if not host and not _is_listening(api.transport.path):
-                from corten.cli.autostart import start_daemon
+            if not host and self.starts_daemon and not is_listening(api.transport.path):
+                from corten.client.autostart import start_daemon
 
                 start_daemon(api.transport.path, self.log_level)
             self._api = api

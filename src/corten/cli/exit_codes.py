@@ -29,7 +29,7 @@ _NOT_FOUND_WORDS = ("executable file not found", "no such file or directory", "s
 _NOT_EXECUTABLE_WORDS = ("permission denied", "is a directory", "exec format error")
 
 
-class ExitStatus(Exception):  # noqa: N818  (a result, not an error)
+class ExitStatus(Exception):
     """End the command with ``code`` and, when there is one, a message on standard error."""
 
     def __init__(self, code: int, message: str = "") -> None:

@@ -1,8 +1,8 @@
 """Options of commands, with the grammar of Docker's command line.
 
 ``-it``, ``-e=x``, ``-ex``, ``--rm=false``, ``--`` and options that end at the first argument are read as Docker's
-tools read them; ``argparse`` and ``click`` know no ``--sig-proxy=false`` beside ``--sig-proxy``, and importing either costs
-as much as the rest of ``corten ps``.  Source of the grammar: the documentation of Go's ``pflag``.
+tools read them.  ``argparse`` and ``click`` know no ``--sig-proxy=false`` beside ``--sig-proxy``, and importing
+``click`` takes as long as a whole ``corten ps``.  Source of the grammar: the documentation of Go's ``pflag``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class UsageError(InvalidParameter):
     """The command line itself is wrong (exit code 125)."""
 
 
-class HelpRequested(Exception):  # noqa: N818  (not a failure)
+class HelpRequested(Exception):
     """``--help`` was given."""
 
 
@@ -101,7 +101,14 @@ def read_integer(text: str) -> int:
 def switch(name: str, short: str, summary: str, *, default: bool = False, hidden: bool = False) -> Flag:
     """An option without a value, or with ``=true`` or ``=false``."""
     return Flag(
-        name, short, summary, metavar="", read=_read_bool, default=default, hidden=hidden, shown="true" if default else ""
+        name,
+        short,
+        summary,
+        metavar="",
+        read=_read_bool,
+        default=default,
+        hidden=hidden,
+        shown="true" if default else "",
     )
 
 
@@ -136,14 +143,27 @@ def integer(name: str, short: str, summary: str, *, default: int = 0, hidden: bo
 
 
 def single(
-    name: str, short: str, summary: str, read: Callable[[str], Any], *, metavar: str, default: Any = None, hidden: bool = False
+    name: str,
+    short: str,
+    summary: str,
+    read: Callable[[str], Any],
+    *,
+    metavar: str,
+    default: Any = None,
+    hidden: bool = False,
 ) -> Flag:
     """An option with a value of its own kind; of several the last counts."""
     return Flag(name, short, summary, metavar=metavar, read=read, default=default, hidden=hidden)
 
 
 def many(
-    name: str, short: str, summary: str, read: Callable[[str], Any] = str, *, metavar: str = "list", hidden: bool = False
+    name: str,
+    short: str,
+    summary: str,
+    read: Callable[[str], Any] = str,
+    *,
+    metavar: str = "list",
+    hidden: bool = False,
 ) -> Flag:
     """An option that may be repeated."""
     return Flag(name, short, summary, metavar=metavar, read=read, default=None, many=True, hidden=hidden)

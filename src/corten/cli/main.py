@@ -85,6 +85,8 @@ def _dispatch(words: list[str]) -> int:
 
         sys.stdout.write(f"Corten version {__version__}\n")
         return 0
+    if words[:1] == ["__complete"]:
+        return _complete(Context(options.text("host")), words[1:])
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     name, rest = registry.find(words)
@@ -94,6 +96,16 @@ def _dispatch(words: list[str]) -> int:
         raise _unknown(words)
     context = Context(options.text("host"), name=name, log_level=options.text("log-level"))
     return _run(context, load(name), rest)
+
+
+def _complete(context: Context, words: list[str]) -> int:
+    """Hidden: what the shells' completion asks for, without starting a daemon for it."""
+    from corten.cli.commands.completion import candidates
+
+    context.starts_daemon = False
+    for word in candidates(context, words):
+        context.print(word)
+    return 0
 
 
 def _run(context: Context, command: Command, words: list[str]) -> int:

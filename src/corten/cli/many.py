@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from corten.cli.context import Context
-    from corten.client.transport import PendingResponse, Response
+    from corten.client.response import PendingResponse, Response
 
 _AT_ONCE = 50
 

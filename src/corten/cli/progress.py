@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-    from corten.client.transport import Response
+    from corten.client.response import Response
 
 
 class _Display:

@@ -1,7 +1,7 @@
 """Every command: its names, the module that is imported when it is used, and its line in the help.
 
-A module of ``corten.cli.commands`` is imported only when one of its commands runs, so that ``corten ps`` does not pay for
-the options of ``corten run``.
+A module of ``corten.cli.commands`` is imported only when one of its commands runs: ``corten ps`` does not pay for the
+options of ``corten run``.
 """
 
 from __future__ import annotations

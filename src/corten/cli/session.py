@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from corten.client.transport import Hijacked, Response
+    from corten.client.response import Hijacked, Response
 
 _READ_SIZE = 64 * 1024
 _RESIZE_TRIES = 10

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 # not for a container: what the kernel or Go's runtime uses for itself, what cannot be caught, what a fault of this
 # process raises, and the size of the window, which goes its own way
 _NOT_FORWARDED = frozenset(
-    ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGURG", "SIGWINCH", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
+    (
+        "SIGKILL",
+        "SIGSTOP",
+        "SIGCHLD",
+        "SIGCLD",
+        "SIGPIPE",
+        "SIGURG",
+        "SIGWINCH",
+        "SIGSEGV",
+        "SIGBUS",
+        "SIGFPE",
+        "SIGILL",
+    )
 )
 
 

@@ -36,9 +36,7 @@ def align(text: str, *, least: int = 10, padding: int = 3) -> str:
             for other in range(number, end):
                 widths[other][column] = max(least, widest + padding)
     return "\n".join(
-        "".join(
-            cell + " " * (width - display_width(cell)) for cell, width in zip(cells, line_widths, strict=False)
-        )
+        "".join(cell + " " * (width - display_width(cell)) for cell, width in zip(cells, line_widths, strict=False))
         + cells[-1]
         for cells, line_widths in zip(lines, widths, strict=True)
     )

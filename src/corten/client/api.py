@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping
 
 from corten.client import address
 from corten.client.failures import failure
-from corten.client.transport import PendingResponse, Response, Transport
+from corten.client.response import PendingResponse, Response
+from corten.client.transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself costs 3 ms at start-up
     from typing import Any
 
-    from corten.client.transport import Body, Hijacked
+    from corten.client.response import Hijacked
+    from corten.client.transport import Body
 
     Query = Mapping[str, Any]
 

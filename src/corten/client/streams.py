@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator
 from corten.dockerapi.frames import HEADER_SIZE, STDERR, STDIN, STDOUT, SYSTEM_ERROR
 from corten.errors import DataLoss, SystemFailure
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.client.response import Hijacked
+
 _unpack = struct.Struct(">BBHI").unpack_from
 
 
@@ -84,4 +88,35 @@ def undivided(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield STDOUT, piece
 
 
-__all__ = ["STDERR", "STDOUT", "Demultiplexer", "demultiplex", "undivided"]
+def communicate(connection: Hijacked, stdin: bytes | None, *, tty: bool = False) -> tuple[bytes, bytes]:
+    """(output, error) of an attached program, which gets ``stdin`` and then the end of its input meanwhile.
+
+    stdin: None leaves the input as it is
+
+    Errors: as ``Demultiplexer.feed``.
+    """
+    import select
+
+    unsent = memoryview(stdin or b"")
+    if stdin == b"":
+        connection.end_input()
+    demultiplexer = None if tty else Demultiplexer()
+    pieces: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+    poller = select.poll()
+    while True:
+        poller.register(connection, select.POLLIN | (select.POLLOUT if unsent else 0))
+        events = select.POLLIN if connection.early else poller.poll()[0][1]
+        if events & select.POLLOUT and unsent:
+            sent = connection.send_some(unsent)
+            unsent = memoryview(b"") if sent < 0 else unsent[sent:]
+            if not unsent and sent >= 0:
+                connection.end_input()
+        if events & ~select.POLLOUT:
+            data = connection.receive()
+            if not data:
+                return b"".join(pieces[STDOUT]), b"".join(pieces[STDERR])
+            for stream, payload in demultiplexer.feed(data) if demultiplexer else [(STDOUT, data)]:
+                pieces[stream].append(payload)
+
+
+__all__ = ["STDERR", "STDOUT", "Demultiplexer", "communicate", "demultiplex", "undivided"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corten.cli.context import Context
-    from corten.client.transport import PendingResponse
+    from corten.client.response import PendingResponse
 
 _NAMES = "[OPTIONS] CONTAINER [CONTAINER...]"
 
@@ -154,7 +154,7 @@ STOP = Command(
     _STOP_FLAGS,
     least=1,
     most=None,
-    description="The program gets the image's stop signal (SIGTERM by default), and SIGKILL when it has not ended in time.",
+    description="The program gets the image's stop signal (SIGTERM by default), then SIGKILL when it is too slow.",
     examples=("stop web", "stop -t 1 web db", "stop $(corten ps -q)"),
 )
 RESTART = Command(_restart, _NAMES, _STOP_FLAGS, least=1, most=None, examples=("restart -t 1 web",))

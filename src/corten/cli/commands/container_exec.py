@@ -73,7 +73,10 @@ EXEC = Command(
         flags.switch("detach", "d", "Run the command in the background"),
         flags.text("detach-keys", "", 'Keys that detach from the command (default "ctrl-p,ctrl-q")'),
         flags.many(
-            "env", "e", "Environment variable (NAME=VALUE, or NAME alone to pass this shell's value on)", environment.read_variable
+            "env",
+            "e",
+            "Environment variable (NAME=VALUE, or NAME alone to pass this shell's value on)",
+            environment.read_variable,
         ),
         flags.many("env-file", "", "File with environment variables, one NAME=VALUE per line"),
         flags.switch("interactive", "i", "Pass standard input on"),

@@ -192,7 +192,7 @@ LIST = Command(
     examples=(
         "ps -a --filter status=exited",
         "ps --format 'table {{.Names}}\\t{{.Status}}'",
-        'ps --format \'{{.ID}}: {{.Label "com.example.role"}}\'',
+        "ps --format '{{.ID}}: {{.Label \"com.example.role\"}}'",
         "rm $(corten ps -aq)",
     ),
 )

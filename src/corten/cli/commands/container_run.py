@@ -62,7 +62,7 @@ class _IdFile:
 
 def _pull(context: Context, image: str, platform: str, *, quiet: bool) -> None:
     from corten.cli.progress import show_progress
-    from corten.cli.references import split_reference
+    from corten.client.references import split_reference
 
     name, tag = split_reference(image)
     query = {"fromImage": name, "tag": tag or "latest", "platform": platform or None}
@@ -86,7 +86,7 @@ def _create(context: Context, document: Document, options: flags.Options) -> str
             if pull != "missing" or "no such image" not in str(error).lower():
                 raise
             if not quiet:
-                from corten.cli.references import with_tag
+                from corten.client.references import with_tag
 
                 context.complain(f"Unable to find image '{with_tag(image)}' locally")
             _pull(context, image, options.text("platform"), quiet=quiet)
@@ -101,7 +101,7 @@ def _parsed(options: flags.Options, arguments: list[str], verb: str) -> Document
     try:
         if options.text("pull") not in ("", "always", "missing", "never"):
             raise InvalidParameter(
-                f"invalid pull option: '{options.text('pull')}': must be one of \"always\", \"missing\" or \"never\""
+                f'invalid pull option: \'{options.text("pull")}\': must be one of "always", "missing" or "never"'
             )
         return document_of(options, arguments[0], arguments[1:])
     except InvalidParameter as error:
@@ -177,7 +177,9 @@ def _wait_for_removal(wait: Wait) -> None:
 
 _COMMON = (
     flags.text("name", "", "Name of the container"),
-    flags.text("platform", "", "Platform of the image (os/architecture)", default=os.environ.get("DOCKER_DEFAULT_PLATFORM", "")),
+    flags.text(
+        "platform", "", "Platform of the image (os/architecture)", default=os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    ),
     flags.text("pull", "", "When to pull the image: always, missing, never", default="missing"),
     flags.switch("quiet", "q", "Do not show the progress of pulling"),
     *table.ALL,

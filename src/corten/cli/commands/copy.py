@@ -205,7 +205,9 @@ COPY = Command(
     _copy,
     "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n        corten cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
     (
-        flags.switch("archive", "a", "Keep owners: of the container's user on the way in, of the source on the way out"),
+        flags.switch(
+            "archive", "a", "Keep owners: of the container's user on the way in, of the source on the way out"
+        ),
         flags.switch("follow-link", "L", "Follow a symbolic link in SRC_PATH"),
         flags.switch("quiet", "q", "Do not say what was copied; nothing is said without a terminal anyway"),
     ),

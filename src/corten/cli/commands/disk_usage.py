@@ -72,7 +72,11 @@ def _totals(usage: Document) -> list[_Total]:
     in_use = sum(entry.get("Size") or 0 for entry in caches if entry.get("InUse") and not entry.get("Shared"))
     return [
         _Total(
-            "Images", len(images), sum(entry.get("Containers", 0) > 0 for entry in images), layers, max(layers - used, 0)
+            "Images",
+            len(images),
+            sum(entry.get("Containers", 0) > 0 for entry in images),
+            layers,
+            max(layers - used, 0),
         ),
         _Total(
             "Containers",

@@ -8,7 +8,7 @@ from corten.cli import flags
 from corten.cli.command import Command
 from corten.cli.filters import filter_flag, gathered
 from corten.cli.messages import describe
-from corten.cli.references import split_reference
+from corten.client.references import split_reference
 from corten.cli.render import FORMAT_HELP, Kind, Listing, ellipsis, go_time, short_id
 from corten.cli.units import decimal_size
 from corten.client.api import path_of
@@ -125,9 +125,7 @@ def _list(context: Context, options: flags.Options, arguments: list[str]) -> Non
         show_tree(context, documents)
         return
     trunc = not options.switch("no-trunc")
-    listing.print(
-        context, (row for document in documents for row in rows_of(document, digests=digests, trunc=trunc))
-    )
+    listing.print(context, (row for document in documents for row in rows_of(document, digests=digests, trunc=trunc)))
 
 
 class HistoryRow:

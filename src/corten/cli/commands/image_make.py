@@ -9,7 +9,7 @@ from corten.cli import flags
 from corten.cli.command import Command
 from corten.cli.output import binary_input, binary_output, file_pieces
 from corten.cli.progress import show_progress
-from corten.cli.references import split_reference
+from corten.client.references import split_reference
 from corten.client.api import TAR
 from corten.errors import InvalidParameter, NotFound
 
@@ -49,9 +49,7 @@ def _source(path: str, what: str) -> Iterator[bytes]:
 def _load(context: Context, options: flags.Options, _arguments: list[str]) -> None:
     quiet = options.switch("quiet") or not context.is_out_terminal
     pieces = _source(options.text("input") or "-", "load")
-    with context.api.stream(
-        "POST", "/images/load", {"quiet": quiet}, body=pieces, headers=TAR
-    ) as response:
+    with context.api.stream("POST", "/images/load", {"quiet": quiet}, body=pieces, headers=TAR) as response:
         if response.headers.get("content-type", "").startswith("application/json"):
             show_progress(response, context.out)
         else:
@@ -102,7 +100,9 @@ def _commit(context: Context, options: flags.Options, arguments: list[str]) -> N
     context.print(context.api.post("/commit", query)["Id"])
 
 
-_CHANGE = flags.many("change", "c", "Dockerfile instruction for the image: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, …")
+_CHANGE = flags.many(
+    "change", "c", "Dockerfile instruction for the image: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, …"
+)
 
 LOAD = Command(
     _load,
@@ -132,13 +132,20 @@ IMPORT = Command(
         _CHANGE,
         flags.text("message", "m", "Comment in the image's history"),
         flags.text(
-            "platform", "", "Platform of the image (os/architecture)", default=os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+            "platform",
+            "",
+            "Platform of the image (os/architecture)",
+            default=os.environ.get("DOCKER_DEFAULT_PLATFORM", ""),
         ),
     ),
     least=1,
     most=2,
     description="A directory is packed on the way.",
-    examples=("import rootfs.tar debian:mine", "import -c 'CMD [\"nginx\"]' ./rootfs nginx", "import - base < base.tar.xz"),
+    examples=(
+        "import rootfs.tar debian:mine",
+        "import -c 'CMD [\"nginx\"]' ./rootfs nginx",
+        "import - base < base.tar.xz",
+    ),
 )
 COMMIT = Command(
     _commit,

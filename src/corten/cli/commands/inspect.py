@@ -70,8 +70,8 @@ def inspect(context: Context, options: flags.Options, names: Sequence[str], kind
         context.print(json.dumps(documents, indent=4, ensure_ascii=False) if documents else "[]")
     elif not documents:
         context.print()
-    for error in errors:
-        context.complain(describe(error))
+    for problem in errors:
+        context.complain(describe(problem))
     return 1 if errors else 0
 
 

@@ -85,9 +85,7 @@ def _prune_volumes(context: Context, options: flags.Options, _arguments: list[st
     if every and "all" in (filters or {}):
         raise InvalidParameter("conflicting options: cannot specify both --all and --filter all=1")
     what = "all local volumes" if every else "anonymous local volumes"
-    _confirm(
-        context, options, f"WARNING! This will remove {what} not used by at least one container.", "volume"
-    )
+    _confirm(context, options, f"WARNING! This will remove {what} not used by at least one container.", "volume")
     _total(context, _volumes(context, filters, every=every))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corten.cli.context import Context
-    from corten.client.transport import PendingResponse, Response
+    from corten.client.response import PendingResponse, Response
 
     Document = dict[str, Any]
 

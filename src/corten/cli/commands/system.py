@@ -246,7 +246,10 @@ def _daemon(_context: Context, _options: flags.Options, arguments: list[str]) ->
 
 
 VERSION = Command(
-    _version, "[OPTIONS]", (flags.text("format", "f", INSPECT_FORMAT_HELP),), examples=("version -f '{{.Server.Version}}'",)
+    _version,
+    "[OPTIONS]",
+    (flags.text("format", "f", INSPECT_FORMAT_HELP),),
+    examples=("version -f '{{.Server.Version}}'",),
 )
 INFO = Command(
     _info, "[OPTIONS]", (flags.text("format", "f", INSPECT_FORMAT_HELP),), examples=("info -f '{{.Driver}}'",)
@@ -268,7 +271,7 @@ DAEMON = Command(
     most=None,
     interspersed=False,
     description=(
-        "Most commands start a daemon by themselves when none listens on the default socket; it leaves when it is idle. "
+        "Commands start a daemon by themselves when none listens on the default socket; it leaves when it is idle. "
         "Run one by hand to choose its directories and sockets: see 'cortend --help'."
     ),
     examples=("daemon -- --data-root /srv/corten -H unix:///run/my.sock", "-H unix:///run/my.sock ps"),

@@ -63,7 +63,9 @@ KIND = Kind(
 def _create(context: Context, options: flags.Options, arguments: list[str]) -> None:
     name = options.text("name")
     if arguments and name and name != arguments[0]:
-        raise InvalidParameter("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+        raise InvalidParameter(
+            "conflicting options: cannot specify a volume-name through both --name and as a positional arg"
+        )
     document = {
         "Name": arguments[0] if arguments else name,
         "Driver": options.text("driver"),

@@ -1,9 +1,10 @@
 """The part of Go's ``text/template`` that ``--format`` uses.
 
 Fields and keys, pipelines, variables, ``if``, ``with``, ``range``, the comparison, boolean and printing functions, and
-Docker's own (``json``, ``split``, ``join``, ``title``, ``lower``, ``upper``, ``pad``, ``truncate``).  ``define``, ``template`` and
-``block`` have no use in one line and are refused.  Source: documentation of Go's ``text/template``; Docker's
-"Format command and log output".
+Docker's own (``json``, ``split``, ``join``, ``title``, ``lower``, ``upper``, ``pad``, ``truncate``).  ``define``,
+``template`` and ``block`` have no use in one line and are refused.
+
+Source: documentation of Go's ``text/template``; Docker's "Format command and log output".
 
 >>> Template("{{range .Names}}{{upper .}} {{end}}").render({"Names": ["a", "b"]})
 'A B '

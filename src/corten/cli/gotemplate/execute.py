@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class _Break(Exception):  # noqa: N818  (a jump, not an error)
+class _Break(Exception):
     pass
 
 
-class _Continue(Exception):  # noqa: N818
+class _Continue(Exception):
     pass
 
 

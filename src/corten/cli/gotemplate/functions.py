@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 import re
 
-from corten.cli.gotemplate.values import NO_VALUE, NilList, NilMap, Object, TemplateError, is_true, quote, show, type_name
+from corten.cli.gotemplate.values import (
+    NO_VALUE,
+    NilList,
+    NilMap,
+    Object,
+    TemplateError,
+    is_true,
+    quote,
+    show,
+    type_name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +86,11 @@ def _slice(value: Any, *bounds: Any) -> Any:
 _VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]*))?(.)?", re.DOTALL)
 
 
+def _percent(pattern: str, value: float) -> str:
+    """Where Go's and Python's patterns mean the same."""
+    return pattern % value
+
+
 def _verb(flags: str, width: str, precision: str | None, verb: str, value: Any) -> str:
     digits = f".{precision or 0}" if precision is not None else ""
     is_integer = isinstance(value, int) and not isinstance(value, bool)
@@ -86,10 +101,10 @@ def _verb(flags: str, width: str, precision: str | None, verb: str, value: Any) 
     elif verb == "q" and isinstance(value, str):
         text = quote(value)
     elif verb == "d" and is_integer:
-        return f"%{flags}{width}d" % value
+        return _percent(f"%{flags}{width}d", value)
     elif verb in "xX" and (is_integer or isinstance(value, str)):
         if is_integer:
-            return f"%{flags}{width}{verb}" % value
+            return _percent(f"%{flags}{width}{verb}", value)
         text = value.encode("utf-8", "surrogateescape").hex()
         text = text.upper() if verb == "X" else text
     elif verb in "ob" and is_integer:
@@ -99,7 +114,7 @@ def _verb(flags: str, width: str, precision: str | None, verb: str, value: Any) 
     elif verb == "t" and isinstance(value, bool):
         text = show(value)
     elif verb in "feEgG" and isinstance(value, float):
-        return f"%{flags}{width}{digits}{verb}" % value
+        return _percent(f"%{flags}{width}{digits}{verb}", value)
     elif verb == "T":
         text = type_name(value)
     else:

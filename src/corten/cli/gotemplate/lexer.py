@@ -18,7 +18,9 @@ _TOKEN = re.compile(
   | (?P<string>"(?:[^"\\\n]|\\.)*")
   | (?P<raw>`[^`]*`)
   | (?P<char>'(?:[^'\\\n]|\\.)+')
-  | (?P<number>[+-]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?))
+  | (?P<number>[+-]?(?:
+        0[xX][0-9a-fA-F_]+ | 0[bB][01_]+ | 0[oO][0-7_]+ | (?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?
+    ))
   | (?P<field>\.[^\W\d]\w*)
   | (?P<variable>\$\w*)
   | (?P<dot>\.)
@@ -136,17 +138,22 @@ def _action(text: str, start: int, line: int) -> tuple[list[Token], int]:
                 raise failure(line, "unclosed action")
             character = text[position]
             if character in "\"'":
-                raise failure(line, "unterminated quoted string" if character == '"' else "unterminated character constant")
+                raise failure(
+                    line, "unterminated quoted string" if character == '"' else "unterminated character constant"
+                )
             if character == "`":
                 raise failure(line, "unterminated raw quoted string")
-            raise failure(line, f'unexpected "{character}" in operand' if character == "}" else f"unexpected bad character {character!r} in command")
+            raise failure(
+                line,
+                f'unexpected "{character}" in operand'
+                if character == "}"
+                else f"unexpected bad character {character!r} in command",
+            )
         kind = match.lastgroup or ""
         if kind == "space":
             spaced = True
         else:
-            tokens.append(
-                Token(kind, match[0], line, position, value=_literal(kind, match[0], line), spaced=spaced)
-            )
+            tokens.append(Token(kind, match[0], line, position, value=_literal(kind, match[0], line), spaced=spaced))
             spaced = False
         line += match[0].count("\n")
         position = match.end()
@@ -166,7 +173,9 @@ def tokens(template: str) -> Iterator[Token]:
         lines = text.count("\n")
         if trim_next:
             text = text.lstrip(_SPACE)
-        trim_this = start >= 0 and template.startswith("-", start + 2) and template[start + 3 : start + 4] in tuple(_SPACE)
+        trim_this = (
+            start >= 0 and template.startswith("-", start + 2) and template[start + 3 : start + 4] in tuple(_SPACE)
+        )
         if trim_this:
             text = text.rstrip(_SPACE)
         if text:

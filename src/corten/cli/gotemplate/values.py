@@ -54,30 +54,101 @@ class NilMap(dict):  # type: ignore[type-arg]
 # fields that Go's structures always have although their JSON leaves them out when they are empty
 _EMPTY_TEXTS = frozenset(
     (
-        "Author CgroupnsMode Cgroup Comment Container ContainerIDFile CreatedAt DockerVersion Driver Error MacAddress Name "
-        "Parent Runtime StopSignal Variant OsVersion VolumeDriver"
-    ).split()
+        "Author",
+        "CgroupnsMode",
+        "Cgroup",
+        "Comment",
+        "Container",
+        "ContainerIDFile",
+        "CreatedAt",
+        "DockerVersion",
+        "Driver",
+        "Error",
+        "MacAddress",
+        "Name",
+        "Parent",
+        "Runtime",
+        "StopSignal",
+        "Variant",
+        "OsVersion",
+        "VolumeDriver",
+    )
 )
 _EMPTY_NUMBERS = frozenset(("KernelMemory", "KernelMemoryTCP", "StartInterval"))
 _NULLS = frozenset(
     (
-        "Health Healthcheck Init SizeRootFs SizeRw StopTimeout UsageData BindOptions VolumeOptions TmpfsOptions Node "
-        "ImageManifestDescriptor"
-    ).split()
+        "Health",
+        "Healthcheck",
+        "Init",
+        "SizeRootFs",
+        "SizeRw",
+        "StopTimeout",
+        "UsageData",
+        "BindOptions",
+        "VolumeOptions",
+        "TmpfsOptions",
+        "Node",
+        "ImageManifestDescriptor",
+    )
 )
 # fields that are lists and maps also when the document says null
 _LISTS = frozenset(
     (
-        "Aliases Args Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps "
-        "BlkioWeightDevice CapAdd CapDrop Cmd DNSNames DeviceCgroupRules DeviceRequests Devices Dns DnsOptions DnsSearch "
-        "Entrypoint Env ExecIDs ExtraHosts GroupAdd Layers Links Log MaskedPaths Mounts OnBuild ReadonlyPaths RepoDigests "
-        "RepoTags SecurityOpt Shell Test Ulimits VolumesFrom Warnings"
-    ).split()
+        "Aliases",
+        "Args",
+        "Binds",
+        "BlkioDeviceReadBps",
+        "BlkioDeviceReadIOps",
+        "BlkioDeviceWriteBps",
+        "BlkioDeviceWriteIOps",
+        "BlkioWeightDevice",
+        "CapAdd",
+        "CapDrop",
+        "Cmd",
+        "DNSNames",
+        "DeviceCgroupRules",
+        "DeviceRequests",
+        "Devices",
+        "Dns",
+        "DnsOptions",
+        "DnsSearch",
+        "Entrypoint",
+        "Env",
+        "ExecIDs",
+        "ExtraHosts",
+        "GroupAdd",
+        "Layers",
+        "Links",
+        "Log",
+        "MaskedPaths",
+        "Mounts",
+        "OnBuild",
+        "ReadonlyPaths",
+        "RepoDigests",
+        "RepoTags",
+        "SecurityOpt",
+        "Shell",
+        "Test",
+        "Ulimits",
+        "VolumesFrom",
+        "Warnings",
+    )
 )
 _MAPS = frozenset(
     (
-        "Annotations ExposedPorts Labels Networks Options PortBindings Ports StorageOpt Sysctls Tmpfs Volumes DriverOpts"
-    ).split()
+        "Annotations",
+        "ExposedPorts",
+        "Labels",
+        "Networks",
+        "Options",
+        "PortBindings",
+        "Ports",
+        "StorageOpt",
+        "Sysctls",
+        "Tmpfs",
+        "Volumes",
+        "DriverOpts",
+    )
 )
 
 

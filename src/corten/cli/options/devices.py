@@ -18,8 +18,22 @@ _CGROUP_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}\Z", re.ASCI
 # names of getrlimit(2)
 _ULIMITS = frozenset(
     (
-        "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
-    ).split()
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    )
 )
 
 
@@ -145,7 +159,7 @@ def read_gpus(text: str) -> dict[str, Any]:
         seen.add(key)
         if key == "count":
             if value != "all" and not re.fullmatch(r"-?[0-9]{1,9}", value, re.ASCII):
-                raise BadValue(f"invalid count ({value}): value must be either \"all\" or an integer: invalid syntax")
+                raise BadValue(f'invalid count ({value}): value must be either "all" or an integer: invalid syntax')
             request["Count"] = -1 if value == "all" else int(value)
         elif key == "device":
             request["DeviceIDs"] = value.split(",")

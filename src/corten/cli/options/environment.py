@@ -44,7 +44,9 @@ def _lines(option: str, path: str) -> list[str]:
         try:
             lines.append(line.removesuffix(b"\r").decode())
         except UnicodeDecodeError:
-            raise InvalidParameter(f"--{option}: invalid env file ({path}): invalid utf8 bytes at line {number}") from None
+            raise InvalidParameter(
+                f"--{option}: invalid env file ({path}): invalid utf8 bytes at line {number}"
+            ) from None
     return lines
 
 

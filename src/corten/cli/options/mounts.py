@@ -38,7 +38,10 @@ def _truth(key: str, value: str, *, given: bool) -> bool:
         return True
     if value in ("0", "false"):
         return False
-    raise BadValue(f"invalid value for '{key}': invalid boolean value (\"{value}\"): must be one of \"true\", \"1\", \"false\", or \"0\" (default \"true\")")
+    raise BadValue(
+        f"invalid value for '{key}': invalid boolean value (\"{value}\"): "
+        'must be one of "true", "1", "false", or "0" (default "true")'
+    )
 
 
 def absolute(path: str) -> str:
@@ -100,7 +103,9 @@ _FIELDS: dict[str, Callable[[Mount, str, str], None]] = {
     "source": lambda mount, _, value: mount.__setitem__("Source", absolute(value)),
     "target": lambda mount, _, value: mount.__setitem__("Target", value),
     "consistency": lambda mount, _, value: mount.__setitem__("Consistency", value.lower()),
-    "bind-propagation": lambda mount, _, value: _options(mount, "BindOptions").__setitem__("Propagation", value.lower()),
+    "bind-propagation": lambda mount, _, value: _options(mount, "BindOptions").__setitem__(
+        "Propagation", value.lower()
+    ),
     "bind-nonrecursive": _refuse_nonrecursive,
     "bind-recursive": _bind_recursive,
     "volume-subpath": lambda mount, _, value: _options(mount, "VolumeOptions").__setitem__("Subpath", value),
@@ -144,7 +149,12 @@ def _check(mount: Mount) -> None:
         raise BadValue("type is required")
     if not mount.get("Target"):
         raise BadValue("target is required")
-    sections = (("BindOptions", "bind"), ("VolumeOptions", "volume"), ("ImageOptions", "image"), ("TmpfsOptions", "tmpfs"))
+    sections = (
+        ("BindOptions", "bind"),
+        ("VolumeOptions", "volume"),
+        ("ImageOptions", "image"),
+        ("TmpfsOptions", "tmpfs"),
+    )
     for section, owner in sections:
         if section in mount and kind != owner:
             raise BadValue(f"cannot mix '{owner}-*' options with mount type '{kind}'")
@@ -178,8 +188,8 @@ def read_mount(text: str) -> Mount:
 def split_volumes(texts: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
     """``-v``: (``HostConfig.Binds``, ``Config.Volumes``).
 
-    A single path is an anonymous volume; ``source:target[:options]`` is a bind, of a directory when the source is a path
-    and else of a named volume.
+    A single path is an anonymous volume; ``source:target[:options]`` is a bind: of a directory when the source is a
+    path, else of a named volume.
 
     Errors: InvalidParameter.
     """

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 _LONG_NETWORK = re.compile(r"\w+=\w+")
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}\Z", re.ASCII)
-_DOMAIN = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?\Z", re.ASCII)
+_DOMAIN = re.compile(
+    r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?\Z", re.ASCII
+)
 _RESERVED_NETWORKS = ("default", "bridge", "host", "none")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _HOST_GATEWAY = "host-gateway"
@@ -186,7 +188,15 @@ def read_network(text: str) -> dict[str, Any]:
 
     Errors: BadValue.
     """
-    network: dict[str, Any] = {"name": text, "aliases": [], "links": [], "driver": {}, "ipam": {}, "mac": "", "priority": 0}
+    network: dict[str, Any] = {
+        "name": text,
+        "aliases": [],
+        "links": [],
+        "driver": {},
+        "ipam": {},
+        "mac": "",
+        "priority": 0,
+    }
     if not text:
         return network
     if not _LONG_NETWORK.search(text) or text.startswith("container:"):

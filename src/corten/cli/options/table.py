@@ -23,7 +23,12 @@ def _read_pair(value: str) -> str:
 
 PROGRAM = (
     many("attach", "a", "Stream to attach to: stdin, stdout or stderr", _read_stream),
-    many("env", "e", "Environment variable (NAME=VALUE, or NAME alone to pass this shell's value on)", environment.read_variable),
+    many(
+        "env",
+        "e",
+        "Environment variable (NAME=VALUE, or NAME alone to pass this shell's value on)",
+        environment.read_variable,
+    ),
     many("env-file", "", "File with environment variables, one NAME=VALUE per line"),
     text("entrypoint", "", "Program to run in the place of the image's entry point"),
     many("group-add", "", "Further groups of the program (names or ids)"),
@@ -39,7 +44,12 @@ PROGRAM = (
     many("label", "l", "Label of the container (KEY=VALUE)", environment.read_label),
     many("label-file", "", "File with labels, one KEY=VALUE per line"),
     many("annotation", "", "Annotation that is passed to the OCI runtime (KEY=VALUE)", _read_pair, metavar="map"),
-    text("restart", "", "What to do when the program ends: no, always, unless-stopped, on-failure[:RETRIES]", default="no"),
+    text(
+        "restart",
+        "",
+        "What to do when the program ends: no, always, unless-stopped, on-failure[:RETRIES]",
+        default="no",
+    ),
     switch("rm", "", "Remove the container and its anonymous volumes when the program has ended"),
     text("cidfile", "", "File to write the container's id to"),
     text("runtime", "", "Runtime to use for this container"),
@@ -48,7 +58,13 @@ PROGRAM = (
 
 STORAGE = (
     many("volume", "v", "Bind a directory or a volume: SOURCE:TARGET[:OPTIONS], or TARGET for an anonymous volume"),
-    many("mount", "", "Mount: type=bind|volume|tmpfs|image,source=…,target=…[,readonly]", mounts.read_mount, metavar="mount"),
+    many(
+        "mount",
+        "",
+        "Mount: type=bind|volume|tmpfs|image,source=…,target=…[,readonly]",
+        mounts.read_mount,
+        metavar="mount",
+    ),
     many("tmpfs", "", "Mount a tmpfs: PATH[:OPTIONS]"),
     many("volumes-from", "", "Take the mounts of another container: NAME[:ro|rw]"),
     text("volume-driver", "", "Driver of the volumes that are made"),
@@ -77,7 +93,13 @@ ISOLATION = (
 )
 
 NETWORK = (
-    many("network", "", "Network to connect to: none, host, container:NAME, or a network's name", network.read_network, metavar="network"),
+    many(
+        "network",
+        "",
+        "Network to connect to: none, host, container:NAME, or a network's name",
+        network.read_network,
+        metavar="network",
+    ),
     many("net", "", "The same as --network", network.read_network, metavar="network", hidden=True),
     many("network-alias", "", "Further name in the network"),
     many("net-alias", "", "The same as --network-alias", hidden=True),
@@ -106,15 +128,36 @@ HEALTH = (
     single("health-interval", "", "Time between two checks (ms|s|m|h)", read_duration, metavar="duration", default=0),
     integer("health-retries", "", "Failures in a row that mean unhealthy"),
     single("health-timeout", "", "Longest time of one check (ms|s|m|h)", read_duration, metavar="duration", default=0),
-    single("health-start-period", "", "Time in which failures do not count (ms|s|m|h)", read_duration, metavar="duration", default=0),
-    single("health-start-interval", "", "Time between two checks in the start period (ms|s|m|h)", read_duration, metavar="duration", default=0),
+    single(
+        "health-start-period",
+        "",
+        "Time in which failures do not count (ms|s|m|h)",
+        read_duration,
+        metavar="duration",
+        default=0,
+    ),
+    single(
+        "health-start-interval",
+        "",
+        "Time between two checks in the start period (ms|s|m|h)",
+        read_duration,
+        metavar="duration",
+        default=0,
+    ),
     switch("no-healthcheck", "", "Ignore the image's health check"),
 )
 
 LIMITS = (
     single("memory", "m", "Memory limit", read_size, metavar="bytes", default=0),
     single("memory-reservation", "", "Memory soft limit", read_size, metavar="bytes", default=0),
-    single("memory-swap", "", "Limit of memory and swap together, -1 for unlimited swap", read_swap_size, metavar="bytes", default=0),
+    single(
+        "memory-swap",
+        "",
+        "Limit of memory and swap together, -1 for unlimited swap",
+        read_swap_size,
+        metavar="bytes",
+        default=0,
+    ),
     integer("memory-swappiness", "", "How readily memory is swapped out (0 to 100)", default=-1),
     single("kernel-memory", "", "Kernel memory limit", read_size, metavar="bytes", default=0, hidden=True),
     switch("oom-kill-disable", "", "Let processes wait for memory where they would be killed"),
@@ -127,12 +170,29 @@ LIMITS = (
     text("cpuset-cpus", "", "CPUs to run on (0-3, 0,1)"),
     text("cpuset-mems", "", "Memory nodes to use (0-3, 0,1)"),
     integer("pids-limit", "", "Largest number of processes, -1 for unlimited"),
-    single("blkio-weight", "", "Relative weight of block I/O (10 to 1000, 0 for none)", devices.read_weight, metavar="uint16", default=0),
+    single(
+        "blkio-weight",
+        "",
+        "Relative weight of block I/O (10 to 1000, 0 for none)",
+        devices.read_weight,
+        metavar="uint16",
+        default=0,
+    ),
     many("blkio-weight-device", "", "Relative weight for one device: DEVICE:WEIGHT", devices.read_device_weight),
     many("device-read-bps", "", "Limit of reading from a device: DEVICE:BYTES_PER_SECOND", devices.read_rate_bytes),
     many("device-write-bps", "", "Limit of writing to a device: DEVICE:BYTES_PER_SECOND", devices.read_rate_bytes),
-    many("device-read-iops", "", "Limit of reading from a device: DEVICE:OPERATIONS_PER_SECOND", devices.read_rate_operations),
-    many("device-write-iops", "", "Limit of writing to a device: DEVICE:OPERATIONS_PER_SECOND", devices.read_rate_operations),
+    many(
+        "device-read-iops",
+        "",
+        "Limit of reading from a device: DEVICE:OPERATIONS_PER_SECOND",
+        devices.read_rate_operations,
+    ),
+    many(
+        "device-write-iops",
+        "",
+        "Limit of writing to a device: DEVICE:OPERATIONS_PER_SECOND",
+        devices.read_rate_operations,
+    ),
 )
 
 
