@@ -8,6 +8,8 @@ from corten.errors import InvalidParameter
 from corten.image.changes import apply_changes, parse_ports
 from corten.image.words import expand, split_words
 
+PORTS = ("80/tcp", "53/udp", "8000/tcp", "8001/tcp")
+
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
@@ -23,7 +25,7 @@ from corten.image.words import expand, split_words
         (["ENV A=1", "ENV B=${A}2 C=$A-x D=${Z:-no} E=${A:+yes}"], {"Env": ["A=1", "B=12", "C=1-x", "D=no", "E=yes"]}),
         (["ENV A=1", "ENV B=2", "ENV A=3"], {"Env": ["A=3", "B=2"]}),
         (["ENV A=a\\ b"], {"Env": ["A=a b"]}),
-        (["EXPOSE 80 53/udp 8000-8001/TCP"], {"ExposedPorts": {"80/tcp": {}, "53/udp": {}} | {f"800{n}/tcp": {} for n in "01"}}),
+        (["EXPOSE 80 53/udp 8000-8001/TCP"], {"ExposedPorts": {port: {} for port in PORTS}}),
         (["LABEL a=b c=\"d e\""], {"Labels": {"a": "b", "c": "d e"}}),
         (["USER bob:staff"], {"User": "bob:staff"}),
         (['VOLUME ["/a", "/b c"]', "VOLUME /d /e"], {"Volumes": {"/a": {}, "/b c": {}, "/d": {}, "/e": {}}}),

@@ -206,7 +206,9 @@ def test_wrong_checksum_is_refused_and_a_signed_one_is_not():
     broken = bytearray(good)
     broken[0] ^= 1
     with pytest.raises(InvalidParameter, match="checksum"):
-        entries(bytes(broken) + bytes(1024))
+        entries(good + bytes(broken) + bytes(1024))
+    with pytest.raises(InvalidParameter, match="does not begin with a tar header"):
+        entries(b"this is no archive" * 100)
     block[:4] = b"\xe4\xf6\xfc\xdf"
     block[148:156] = b" " * 8
     total = sum(byte - 256 if byte > 127 else byte for byte in block)

@@ -136,13 +136,21 @@ def _base256(field: bytes) -> int:
 
 
 def _checksum_matches(block: bytes, field: bytes) -> bool:
-    stated = number(field)
+    try:
+        stated = number(field)
+    except InvalidParameter:
+        return False
     # Adler-32's low half is 1 + the sum of all bytes modulo 65521: the sum of a block in one C call
     total = (zlib.adler32(block) & 0xFFFF) - 1 - (zlib.adler32(field) & 0xFFFF) + 1 + 8 * 0x20
     if (stated - total) % 65521 == 0 and 0 <= stated <= 512 * 255:
         return True
     signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + b" " * 8 + block[156:])
     return stated == signed
+
+
+def is_header(block: bytes) -> bool:
+    """Whether a block has a tar header's checksum."""
+    return _checksum_matches(block, block[148:156])
 
 
 def parse_block(block: bytes) -> TarEntry:

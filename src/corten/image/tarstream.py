@@ -36,7 +36,7 @@ class TarReader:
         self._left = 0  # data of the present member that has not been read
         self._padding = 0
         self._current: TarEntry | None = None
-        self._ended = False
+        self._began = self._ended = False
 
     # -- members ------------------------------------------------------------------------------------------------------
 
@@ -55,6 +55,9 @@ class TarReader:
                     raise invalid("unexpected EOF after an extended header")
                 self._ended = True
                 return None
+            if not self._began and not header.is_header(block):
+                raise invalid("it does not begin with a tar header")
+            self._began = True
             entry = header.parse_block(block)
             kind = entry.kind
             if kind == header.PAX:
