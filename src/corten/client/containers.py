@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 
 from corten.client.api import TAR, Api, checked, path_of
 from corten.client.options import ContainerOptions, create_document, words
+from corten.client.references import split_reference
 from corten.client.response import Hijacked, PendingResponse
 from corten.client.streams import STDERR, STDOUT, communicate, demultiplex, undivided
 from corten.errors import CortenError, NotFound, SystemFailure
@@ -275,9 +276,7 @@ class Container:
 
     def commit(self, reference: str = "", *, message: str = "", author: str = "", changes: Sequence[str] = ()) -> str:
         """Make an image of it; gives the image's id."""
-        repository, _, tag = (
-            reference.partition(":") if "/" not in reference.rpartition(":")[2] else (reference, "", "")
-        )
+        repository, tag = split_reference(reference)
         query = {
             "container": self.id,
             "repo": repository or None,

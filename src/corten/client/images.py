@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.client.api import TAR, Api, path_of
+from corten.client.references import split_reference
 from corten.errors import SystemFailure
 
 Document = dict[str, Any]
+# the class below has a method that is called list
+Documents = list[Document]
+Names = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,6 @@ def _image(document: Document) -> Image:
     return Image(document["Id"], tuple(document.get("RepoTags") or ()), int(document["Size"]), document)
 
 
-def _split(reference: str) -> tuple[str, str]:
-    head, slash, last = reference.rpartition("/")
-    name, _, tag = last.partition(":")
-    return head + slash + name, tag
-
-
 class Images:
     """All images of a daemon."""
 
@@ -54,24 +52,24 @@ class Images:
         """Errors: NotFound."""
         return _image(self._api.get(path_of("/images/", reference, "/json")))
 
-    def history(self, reference: str) -> list[Document]:
+    def history(self, reference: str) -> Documents:
         """Its steps, newest first.  Errors: NotFound."""
-        steps: list[Document] = self._api.get(path_of("/images/", reference, "/history"))
+        steps: Documents = self._api.get(path_of("/images/", reference, "/history"))
         return steps
 
     def tag(self, reference: str, name: str) -> None:
         """Give an image a further name.  Errors: NotFound, InvalidParameter."""
-        repository, tag = _split(name)
+        repository, tag = split_reference(name)
         self._api.post(path_of("/images/", reference, "/tag"), {"repo": repository, "tag": tag or None})
 
-    def remove(self, reference: str, *, force: bool = False) -> list[Document]:
+    def remove(self, reference: str, *, force: bool = False) -> Documents:
         """Remove a name, and the image with its last one: ``[{"Untagged": …}, {"Deleted": …}]``.
 
         Errors: NotFound; Conflict when a container uses it.
         """
-        return list(self._api.delete(path_of("/images/", reference), {"force": force}) or ())
+        return [*(self._api.delete(path_of("/images/", reference), {"force": force}) or ())]
 
-    def load(self, archive: bytes | Iterable[bytes]) -> list[str]:
+    def load(self, archive: bytes | Iterable[bytes]) -> Names:
         """Take in an archive of ``docker save`` or an OCI layout; gives the names (or ids) of what was in it.
 
         Errors: InvalidParameter or DataLoss for a bad archive; SystemFailure with the daemon's words.
@@ -86,7 +84,7 @@ class Images:
 
         Errors: NotFound.
         """
-        query = {"names": list(references), "format": format if format != "docker" else None}
+        query = {"names": [*references], "format": format if format != "docker" else None}
         with self._api.stream("GET", "/images/get", query) as response:
             yield from response
 
@@ -97,19 +95,19 @@ class Images:
 
         changes: Dockerfile instructions for its configuration
         """
-        repository, tag = _split(name)
+        repository, tag = split_reference(name)
         query = {
             "fromSrc": "-",
             "repo": repository or None,
             "tag": tag or None,
-            "changes": list(changes),
+            "changes": [*changes],
             "message": message or None,
         }
         with self._api.stream("POST", "/images/create", query, body=archive, headers=TAR) as response:
             states = [document["status"] for document in _progress(response.lines()) if "status" in document]
         return str(states[-1])
 
-    def prune(self, *, all: bool = False) -> tuple[list[str], int]:
+    def prune(self, *, all: bool = False) -> tuple[Names, int]:
         """Remove dangling images, or all that no container uses: (deleted ids, bytes that are free now)."""
         answer = self._api.post("/images/prune", {"filters": {"dangling": ["false" if all else "true"]}})
         deleted = [each["Deleted"] for each in answer.get("ImagesDeleted") or () if each.get("Deleted")]

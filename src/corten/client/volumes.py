@@ -8,6 +8,8 @@ from typing import Any
 
 from corten.client.api import Api, path_of
 
+Names = list[str]  # the class below has a method that is called list
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -63,7 +65,7 @@ class Volumes:
         """Errors: NotFound; Conflict when a container uses it."""
         self._api.delete(path_of("/volumes/", name), {"force": force})
 
-    def prune(self, *, all: bool = False) -> tuple[list[str], int]:
+    def prune(self, *, all: bool = False) -> tuple[Names, int]:
         """Remove anonymous volumes, or all, that no container uses: (names, bytes that are free now)."""
         answer = self._api.post("/volumes/prune", {"filters": {"all": ["true"]} if all else None})
-        return list(answer.get("VolumesDeleted") or ()), int(answer.get("SpaceReclaimed") or 0)
+        return [*(answer.get("VolumesDeleted") or ())], int(answer.get("SpaceReclaimed") or 0)

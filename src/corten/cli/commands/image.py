@@ -8,10 +8,10 @@ from corten.cli import flags
 from corten.cli.command import Command
 from corten.cli.filters import filter_flag, gathered
 from corten.cli.messages import describe
-from corten.client.references import split_reference
 from corten.cli.render import FORMAT_HELP, Kind, Listing, ellipsis, go_time, short_id
 from corten.cli.units import decimal_size
 from corten.client.api import path_of
+from corten.client.references import split_reference
 from corten.dockerapi.human import human_duration
 from corten.errors import CortenError, InvalidParameter, NotFound
 

@@ -9,8 +9,8 @@ from corten.cli import flags
 from corten.cli.command import Command
 from corten.cli.output import binary_input, binary_output, file_pieces
 from corten.cli.progress import show_progress
-from corten.client.references import split_reference
 from corten.client.api import TAR
+from corten.client.references import split_reference
 from corten.errors import InvalidParameter, NotFound
 
 TYPE_CHECKING = False
