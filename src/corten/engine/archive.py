@@ -1,76 +1,91 @@
 """``cp`` and ``export``: files of a container in and out as tar streams.
 
-Everything happens below a descriptor of the container's root; a container's path is never resolved on the host
-(CVE-2018-15664).  In a stopped container a path in a volume or bind is resolved against that mount's own directory.
+Everything happens below a descriptor of the container's root (``container_root``): links lead nowhere outside of it,
+and what a path means cannot change between a check and its use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat as modes
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from corten.dockerapi.timestamps import format_ns
 from corten.engine.container import Container
-from corten.engine.mount_points import MountPoint
-from corten.errors import Forbidden, InvalidParameter, NotFound
+from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound, SystemFailure
 from corten.image.archive import tar_tree, untar_into
 from corten.linux import paths
+from corten.runtime import users
 
 # Go's os.FileMode bits, which the stat header carries
-_GO_BITS = (
-    (modes.S_IFDIR, 1 << 31),
-    (modes.S_IFLNK, 1 << 27),
-    (modes.S_IFBLK, 1 << 26),
-    (modes.S_IFCHR, 1 << 26 | 1 << 21),
-    (modes.S_IFIFO, 1 << 25),
-    (modes.S_IFSOCK, 1 << 24),
-)
+_GO_KINDS = {
+    modes.S_IFDIR: 1 << 31,
+    modes.S_IFLNK: 1 << 27,
+    modes.S_IFBLK: 1 << 26,
+    modes.S_IFCHR: 1 << 26 | 1 << 21,
+    modes.S_IFIFO: 1 << 25,
+    modes.S_IFSOCK: 1 << 24,
+}
+_GO_SPECIAL = ((modes.S_ISUID, 1 << 23), (modes.S_ISGID, 1 << 22), (modes.S_ISVTX, 1 << 20))
+_MAX_LINKS = 255
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A container's files: the descriptor of its root, and its mounts when they are not in it already."""
+    """A container's files.  root: a descriptor of its root;  shown: how the client calls the container"""
 
     container: Container
     root: int
+    shown: str = ""
 
-    @property
-    def mounts(self) -> list[MountPoint]:
-        """Mounts that the root does not show: a stopped container's."""
-        if self.container.is_running:
-            return []
-        return [point for point in self.container.mount_points if point.type != "tmpfs"]
+    def missing(self, path: str) -> NotFound:
+        return NotFound(f"Could not find the file {path} in container {self.shown or self.container.name}")
+
+    def failed(self, path: str, error: OSError) -> CortenError:
+        """What a refused path means to the client."""
+        if error.errno == errno.ENOENT:
+            return self.missing(path)
+        reason = os.strerror(error.errno or 0).lower()
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):
+            return InvalidParameter(f"{path}: {reason}")
+        return SystemFailure(f"cannot open {path}: {reason}", step="open path", errno=error.errno or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A client's path.
+
+    clean:   absolute, read as text
+    inside:  it ends with "/" or "/.": what a link leads to is meant, which must be a directory
+    base:    how the top member of an archive is called: the last name, "." for "/.", "/" for the root
+    """
+
+    clean: str
+    inside: bool
+    base: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Path:
+        if "\0" in text:
+            raise InvalidParameter("invalid path: it contains a NUL byte")
+        clean = paths.clean(text)
+        last = text.rpartition("/")[2]
+        inside = last in ("", ".") or clean == "/"
+        return cls(clean, inside, "." if last == "." else os.path.basename(clean) or "/")
 
 
 def go_mode(mode: int) -> int:
     """A mode as Go counts it."""
-    value = mode & 0o777
-    value |= next((bits for kind, bits in _GO_BITS if modes.S_IFMT(mode) == kind), 0)
-    for bit, go in ((modes.S_ISUID, 1 << 23), (modes.S_ISGID, 1 << 22), (modes.S_ISVTX, 1 << 20)):
+    value = mode & 0o777 | _GO_KINDS.get(modes.S_IFMT(mode), 0)
+    for bit, go in _GO_SPECIAL:
         if mode & bit:
             value |= go
     return value
-
-
-def _clean(path: str) -> str:
-    if "\0" in path:
-        raise InvalidParameter("invalid path: it contains a NUL byte")
-    return paths.clean(path)
-
-
-@contextlib.contextmanager
-def _base(view: View, path: str) -> Iterator[tuple[int, str, MountPoint | None]]:
-    """(directory descriptor, path below it, the mount it belongs to)."""
-    for point in sorted(view.mounts, key=lambda item: len(item.destination), reverse=True):
-        if path == point.destination or path.startswith(f"{point.destination}/"):
-            with _opened(os.open(point.source, os.O_PATH | os.O_CLOEXEC)) as descriptor:
-                yield descriptor, path[len(point.destination) :] or "/", point
-            return
-    yield view.root, path, None
 
 
 @contextlib.contextmanager
@@ -81,132 +96,123 @@ def _opened(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _missing(view: View, path: str) -> NotFound:
-    return NotFound(f"Could not find the file {path} in container {view.container.id}")
-
-
-def _parent(view: View, base: int, path: str, shown: str) -> tuple[int, str]:
-    """(descriptor of the parent directory, last name); links of the parents are followed inside the root."""
-    directory, name = paths.split(path)
+@contextlib.contextmanager
+def _found(view: View, text: str) -> Iterator[tuple[_Path, int, str, os.stat_result]]:
+    """(path, directory, name in it, status): links are followed up to the last name, which is not."""
+    path = _Path.parse(text)
+    parent, name = (path.clean, ".") if path.inside else paths.split(path.clean)
     try:
-        return paths.open_in_root(base, directory, os.O_PATH | os.O_DIRECTORY), name or "."
-    except OSError:
-        raise _missing(view, shown) from None
+        directory = paths.open_in_root(view.root, parent, _DIRECTORY)
+    except OSError as error:
+        raise view.failed(text, error) from error
+    with _opened(directory):
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            raise view.failed(text, error) from error
+        yield path, directory, name, status
 
 
-def stat(view: View, path: str) -> dict[str, Any]:
-    """The document of the header ``X-Docker-Container-Path-Stat``.  Errors: NotFound."""
-    clean = _clean(path)
-    with _base(view, clean) as (base, inner, _):
-        if inner == "/" and not modes.S_ISDIR(os.fstat(base).st_mode):
-            return _describe(os.path.basename(clean), os.fstat(base), "")
-        directory, name = _parent(view, base, inner, path)
-        with _opened(directory):
-            try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except OSError:
-                raise _missing(view, path) from None
-            target = ""
-            if modes.S_ISLNK(status.st_mode):
-                target = _resolved(base, inner)
-    return _describe(os.path.basename(clean) or "/", status, target)
+def stat(view: View, text: str) -> dict[str, Any]:
+    """The document of the header ``X-Docker-Container-Path-Stat``.  Errors: NotFound, InvalidParameter."""
+    with _found(view, text) as (path, _, _, status):
+        return {
+            "name": path.base,
+            "size": status.st_size,
+            "mode": go_mode(status.st_mode),
+            "mtime": format_ns(status.st_mtime_ns),
+            "linkTarget": evaluate(view.root, path.clean) if modes.S_ISLNK(status.st_mode) else "",
+        }
 
 
-def _describe(name: str, status: os.stat_result, target: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "size": status.st_size,
-        "mode": go_mode(status.st_mode),
-        "mtime": format_ns(status.st_mtime_ns),
-        "linkTarget": target,
-    }
+def evaluate(root: int, path: str) -> str:
+    """Where a path leads once all links are followed inside the root; from the first missing name on it is text.
+
+    Errors: InvalidParameter for a loop.
+    """
+    resolved = ""
+    pending = path.split("/")[::-1]
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            resolved = resolved.rpartition("/")[0]
+            continue
+        target = _link(root, f"{resolved}/{part}")
+        if target is None:
+            resolved = f"{resolved}/{part}"
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise InvalidParameter(f"{path}: {os.strerror(errno.ELOOP).lower()}")
+        if target.startswith("/"):
+            resolved = ""
+        pending += target.split("/")[::-1]
+    return resolved or "/"
 
 
-def _resolved(base: int, path: str) -> str:
-    """Where a link leads inside the root; its own text when it dangles."""
+def _link(root: int, path: str) -> str | None:
+    """The text of a link; None for anything else."""
     try:
-        descriptor = paths.open_in_root(base, path, os.O_PATH)
+        descriptor = paths.open_in_root(root, path, os.O_PATH | os.O_NOFOLLOW)
     except OSError:
-        return ""
-    with _opened(descriptor), _opened(paths.open_in_root(base, "/", os.O_PATH)) as top:
-        inside, root = os.readlink(f"/proc/self/fd/{descriptor}"), os.readlink(f"/proc/self/fd/{top}")
-    return inside if root == "/" else inside.removeprefix(root) or "/"
+        return None
+    with _opened(descriptor):
+        try:
+            return os.readlink("", dir_fd=descriptor)
+        except OSError:
+            return None
 
 
-def get(view: View, path: str) -> Iterator[bytes]:
-    """A tar of a file or directory; its entries begin with the last part of the path.  Errors: NotFound."""
-    clean = _clean(path)
-    arcname = os.path.basename(clean) or "/"
-    with _base(view, clean) as (base, inner, _):
-        if inner == "/":
-            yield from _tar_base(base, arcname)
+def get(view: View, text: str) -> Iterator[bytes]:
+    """A tar of a file or directory.  Errors: NotFound, InvalidParameter, before the first byte; SystemFailure."""
+    with _found(view, text) as (path, directory, name, status):
+        if not modes.S_ISDIR(status.st_mode):
+            yield from tar_tree(directory, name, path.base)
             return
-        directory, name = _parent(view, base, inner, path)
-        with _opened(directory):
-            try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except OSError:
-                raise _missing(view, path) from None
-            trailing = path.endswith(("/", "/."))
-            if trailing and modes.S_ISLNK(status.st_mode):
-                with _opened(_directory(base, inner)) as opened:
-                    yield from tar_tree(opened, ".", arcname)
-                return
-            if path.endswith("/.") and modes.S_ISDIR(status.st_mode):
-                with _opened(_directory(base, inner)) as opened:
-                    yield from tar_tree(opened, ".", arcname)
-                return
-            yield from tar_tree(directory, name, arcname)
+        with _opened(os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as top:
+            yield from tar_tree(top, ".", path.base)
 
 
-def _directory(base: int, path: str) -> int:
-    return paths.open_in_root(base, path, os.O_PATH | os.O_DIRECTORY)
-
-
-def _tar_base(base: int, arcname: str) -> Iterator[bytes]:
-    """The root of a container or of a mount; a bind may be a single file."""
-    if modes.S_ISDIR(os.fstat(base).st_mode):
-        yield from tar_tree(base, ".", arcname)
-        return
-    where = os.readlink(f"/proc/self/fd/{base}")
-    with _opened(os.open(os.path.dirname(where), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-        yield from tar_tree(directory, os.path.basename(where), arcname)
-
-
-def put(view: View, path: str, stream: Any, *, no_overwrite_dir_non_dir: bool, copy_uid_gid: bool) -> None:
+def put(view: View, text: str, stream: BinaryIO, *, no_overwrite_dir_non_dir: bool, copy_uid_gid: bool) -> None:
     """Unpack a tar (any compression) into a directory.
 
-    Errors: NotFound, InvalidParameter (no directory, bad archive), Forbidden (read-only).
+    copy_uid_gid: everything gets the owner that the container's program has, when its configuration names one
+    Errors: NotFound, InvalidParameter (no directory, bad archive, unknown user), Forbidden (read-only).
     """
-    clean = _clean(path)
-    with _base(view, clean) as (base, inner, point):
-        _check_writable(view, clean, point)
-        try:
-            target = paths.open_in_root(base, inner, os.O_PATH)
-        except OSError:
-            raise _missing(view, path) from None
-        with _opened(target):
-            if not modes.S_ISDIR(os.stat(target).st_mode):
-                raise InvalidParameter("extraction point is not a directory")
-            owner = None
-            if copy_uid_gid:
-                status = os.stat(target)
-                owner = (status.st_uid, status.st_gid)
-            untar_into(target, stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner)
+    path = _Path.parse(text)
+    try:
+        target = paths.open_in_root(view.root, path.clean, os.O_PATH)
+    except OSError as error:
+        raise view.failed(text, error) from error
+    with _opened(target):
+        if not modes.S_ISDIR(os.stat(target).st_mode):
+            raise InvalidParameter("extraction point is not a directory")
+        _check_writable(view, target)
+        owner = None
+        if copy_uid_gid and view.container.config.user:
+            identity = users.resolve(view.root, view.container.config.user, [])
+            owner = (identity.uid, identity.gid)
+        untar_into(target, stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner)
 
 
-def _check_writable(view: View, path: str, point: MountPoint | None) -> None:
-    covering = point
-    if covering is None:
-        inside = [item for item in view.container.mount_points if path == item.destination or path.startswith(f"{item.destination}/")]
-        covering = max(inside, key=lambda item: len(item.destination), default=None)
-    if covering is not None:
-        if not covering.rw:
+def _check_writable(view: View, target: int) -> None:
+    """By the mount that the directory lies on, however the path came there.  Errors: Forbidden."""
+    read_only = bool(os.fstatvfs(target).f_flag & os.ST_RDONLY)
+    if _mount_id(target) != _mount_id(view.root):
+        if read_only:
             raise Forbidden("mounted volume is marked read-only")
-    elif view.container.host_config.readonly_rootfs:
+    elif read_only or view.container.host_config.readonly_rootfs:
         raise Forbidden("container rootfs is marked read-only")
 
 
+def _mount_id(descriptor: int) -> str:
+    with open(f"/proc/self/fdinfo/{descriptor}") as file:
+        return next(line for line in file if line.startswith("mnt_id:"))
+
+
 def export(root: int) -> Iterator[bytes]:
-    """The whole root as one tar, without what is mounted in it."""
-    yield from tar_tree(root, ".", "", one_file_system=True)
+    """Everything below a root as one tar.  root: without what is mounted in it"""
+    yield from tar_tree(root, ".", "")

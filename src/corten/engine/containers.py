@@ -10,10 +10,10 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -22,6 +22,7 @@ from corten.dockerapi.container import ContainerCreate, ContainerUpdate, LogConf
 from corten.dockerapi.queries import AttachQuery, LogQuery
 from corten.engine import archive, create, filters, inspect, stats, top
 from corten.engine.container import Container, Status
+from corten.engine.container_root import StoppedRoot, running_root
 from corten.engine.events import Events
 from corten.engine.health import HealthMonitor
 from corten.engine.lifecycle import Lifecycle, now_ns
@@ -37,6 +38,7 @@ from corten.engine.tasks import Tasks
 from corten.engine.volumes import Volumes
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
 from corten.image.store import ImageStore
+from corten.linux import mount as kernel_mount
 from corten.linux import paths
 from corten.snapshot.api import Snapshotter
 
@@ -85,6 +87,7 @@ class Containers:
         self._tasks = tasks
         self._events = events
         self._machine = Machine.read()
+        self._stopped_root = StoppedRoot(snapshotter, volumes)
         self._statistics = stats.Statistics(preparation.cgroup_path, tasks)
         lifecycle.auto_remove = self._auto_remove
 
@@ -505,24 +508,37 @@ class Containers:
     # -- files ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _rootfs(self, live: Live, *, read_only: bool) -> Any:
-        """A descriptor of the container's root: of the program's own while it runs, else of a detached mount."""
-        if live.container.is_running and live.container.state.pid:
-            descriptor = os.open(f"/proc/{live.container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+    def _rootfs(self, live: Live, *, read_only: bool) -> Iterator[int]:
+        """A descriptor of the container's root with its mounts."""
+        container = live.container
+        if container.is_running:
+            with running_root(container) as descriptor:
                 yield descriptor
-            finally:
-                os.close(descriptor)
         else:
-            with self._snapshotter.open_rootfs(live.container.id, read_only) as descriptor:
+            directory = self._preparation.directory(container.id)
+            with self._stopped_root.open(container, directory, read_only=read_only) as descriptor:
                 yield descriptor
+
+    async def _make_mount_points(self, live: Live) -> None:
+        """Before the first start a volume may have no place yet in the container's files."""
+        if live.container.is_running or not await run_blocking(self._stopped_root.lacks_mount_points, live.container):
+            return
+
+        def make() -> None:
+            with self._rootfs(live, read_only=False):
+                pass
+
+        async with live.lock:
+            if not live.container.is_running:
+                await run_blocking(make)
 
     async def archive_stat(self, reference: str, path: str) -> dict[str, Any]:
         live = self.find(reference)
+        await self._make_mount_points(live)
 
         def work() -> dict[str, Any]:
             with self._rootfs(live, read_only=True) as root:
-                return archive.stat(archive.View(live.container, root), path)
+                return archive.stat(archive.View(live.container, root, reference), path)
 
         return await run_blocking(work)
 
@@ -530,9 +546,9 @@ class Containers:
         live = self.find(reference)
         document = await self.archive_stat(reference, path)
 
-        def chunks() -> Any:
+        def chunks() -> Iterator[bytes]:
             with self._rootfs(live, read_only=True) as root:
-                yield from archive.get(archive.View(live.container, root), path)
+                yield from archive.get(archive.View(live.container, root, reference), path)
 
         self._lifecycle.publish(live, "archive-path")
         return document, iterate_in_thread(chunks)
@@ -542,28 +558,45 @@ class Containers:
     ) -> None:
         live = self.find(reference)
 
-        def work(stream: Any) -> None:
+        def work(stream: BinaryIO) -> None:
             with self._rootfs(live, read_only=False) as root:
                 archive.put(
-                    archive.View(live.container, root),
+                    archive.View(live.container, root, reference),
                     path,
                     stream,
                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
                     copy_uid_gid=copy_uid_gid,
                 )
 
-        await feed_thread(body, work)
+        if live.container.is_running:
+            await feed_thread(body, work)
+        else:
+            async with live.lock:  # a file system is writable in one place at a time: nothing starts meanwhile
+                await feed_thread(body, work)
         self._lifecycle.publish(live, "extract-to-dir")
 
     async def export(self, reference: str) -> AsyncIterator[bytes]:
         live = self.find(reference)
 
-        def chunks() -> Any:
-            with self._rootfs(live, read_only=True) as root:
+        def chunks() -> Iterator[bytes]:
+            with self._own_files(live) as root:
                 yield from archive.export(root)
 
         self._lifecycle.publish(live, "export")
         return iterate_in_thread(chunks)
+
+    @contextlib.contextmanager
+    def _own_files(self, live: Live) -> Iterator[int]:
+        """The container's root without what is mounted in it."""
+        if not live.container.is_running:
+            with self._snapshotter.open_rootfs(live.container.id, True) as descriptor:
+                yield descriptor
+            return
+        descriptor = kernel_mount.clone_tree(self._snapshotter.rootfs(live.container.id)["target"])
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def json_quote(text: str) -> str:
