@@ -804,7 +804,7 @@ def test_commit(tmp_path, driver):
         (upper / "etc/passwd").unlink()
     image_id = place.store.commit(
         container, base.id, {"Env": ["A=1"], "Cmd": ["x"], "Hostname": "left out", "Tty": True},
-        command="sh -c 'make'", author="me", comment="why", reference="a:2", changes=["LABEL k=v"],
+        command=["sh", "-c", "'make'"], author="me", comment="why", reference="a:2", changes=["LABEL k=v"],
     )  # fmt: skip
     image = place.store.get("a:2")
     assert image.id == image_id
@@ -848,6 +848,12 @@ def test_failed_commits_leave_nothing(place):
     for options in ({"changes": ["FROM x"]}, {"reference": "Upper"}):
         with pytest.raises(InvalidParameter):
             place.store.commit("c" * 64, place.store.get("a:1").id, {}, **options)
+    container = "d" * 64
+    place.snapshotter.create(container, place.store.get("a:1").layers[-1])
+    (place.snapshotter.upper_path(container) / "new").write_text("x")
+    with pytest.raises(InvalidParameter, match="Env must be a list of strings"):
+        place.store.commit(container, place.store.get("a:1").id, {"Env": [1]})
+    place.snapshotter.remove(container)
     with pytest.raises(NotFound):
         place.store.commit("c" * 64, "sha256:" + "0" * 64, {})
     with pytest.raises(OSError, match="No such file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from corten.engine import filters as filtering
 from corten.engine.container import Status
 from corten.engine.events import Events
 from corten.engine.streams import iterate_in_thread, progress_in_thread, run_blocking
-from corten.errors import CortenError, InvalidParameter
+from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.image.store import Image, ImageStore
 
 if TYPE_CHECKING:
@@ -193,11 +194,14 @@ class Images:
 
     async def remove(self, reference: str, force: bool = False, no_prune: bool = False) -> list[dict[str, str]]:
         """Errors: NotFound, Conflict (in use, children, several repositories)."""
-        image = self._store.get(reference)
+        image = None
+        with contextlib.suppress(NotFound):  # an image whose config was lost cannot be shown, but removed
+            image = self._store.get(reference)
         removed = await run_blocking(lambda: self._store.remove(reference, force=force, prune=not no_prune, in_use=self._in_use))
         for item in removed:
             if "Untagged" in item:
-                self._publish("untag", image, image.id, image.id)
+                actor = image.id if image is not None else item["Untagged"]
+                self._publish("untag", image, actor, actor)
             else:
                 self._publish("delete", None, item["Deleted"], item["Deleted"])
         return removed

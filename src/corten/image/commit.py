@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from corten.image.metadata import Layer
 from corten.image.pipes import iterated
 from corten.image.register import NewImage, Registrar, Session
 from corten.oci import config as image_config
-from corten.oci.documents import encode
+from corten.oci.config import encode_config
 from corten.oci.platform import from_document
 from corten.oci.reference import Reference
 
@@ -35,11 +36,18 @@ class CommitWanted:
 
     @classmethod
     def check(
-        cls, container_id: str, config: dict[str, Any], changes: list[str], command: str, author: str, comment: str
+        cls,
+        container_id: str,
+        config: dict[str, Any],
+        changes: list[str],
+        command: str | Sequence[str],
+        author: str,
+        comment: str,
     ) -> CommitWanted:
         """Errors: InvalidParameter (changes)."""
         run = {key: config[key] for key in _IMAGE_KEYS if config.get(key) not in (None, "", [], {}, False)}
-        return cls(container_id, apply_changes(run, changes), command, author, comment)
+        words = command if isinstance(command, str) else " ".join(command)
+        return cls(container_id, apply_changes(run, changes), words, author, comment)
 
     def build(
         self,
@@ -62,7 +70,7 @@ class CommitWanted:
         for layer in below:
             session.hold(layer)
         document = self._document(base, stack, empty=not staged.stats.entries)
-        return NewImage(encode(document), tuple(stack), (name,) if name else (), parent=base_id)
+        return NewImage(encode_config(document), tuple(stack), (name,) if name else (), parent=base_id)
 
     def _stage(self, layers: Layers, parent: Layer | None) -> Staged:
         snapshotter = layers.snapshotter

@@ -11,7 +11,7 @@ from corten.image.layers import Layers
 from corten.image.pipes import Chunks
 from corten.image.register import NewImage, Registrar, Session
 from corten.oci import config as image_config
-from corten.oci.documents import encode
+from corten.oci.config import encode_config
 from corten.oci.platform import Platform, parse_platform, this_machine
 from corten.oci.reference import Reference
 
@@ -60,4 +60,4 @@ class ImportWanted:
         document = image_config.new_config(platform=self.platform, created=created, run=self.run)
         document["rootfs"]["diff_ids"] = [layer.diff_id]
         document["history"] = [{"created": created, "comment": self.message}]
-        return NewImage(encode(document), (layer,), (name,) if name else ())
+        return NewImage(encode_config(document), (layer,), (name,) if name else ())

@@ -61,6 +61,11 @@ class Layer:
     created: int
 
     @property
+    def chain_id(self) -> str:
+        """The key without what tells stacks on the machine's root apart."""
+        return "sha256:" + self.key.rpartition("sha256:")[2]
+
+    @property
     def is_host(self) -> bool:
         """A directory of this machine: it has no archive and cannot leave."""
         return not self.diff_id

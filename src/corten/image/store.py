@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,7 +172,7 @@ class ImageStore:
                     change.remove_image(image_id)
         answer = plan.answer
         if plan.images:
-            answer = answer + [{"Deleted": layer.key} for layer in self._sweep()]
+            answer = answer + [{"Deleted": layer.chain_id} for layer in self._sweep() if not layer.is_host]
         return answer
 
     def _sweep(self) -> list[Layer]:
@@ -325,7 +325,7 @@ class ImageStore:
         base: str,
         config: dict[str, Any],
         *,
-        command: str = "",
+        command: str | Sequence[str] = "",
         author: str = "",
         comment: str = "",
         reference: str = "",

@@ -103,6 +103,16 @@ def new_config(*, platform: Platform, created: str, run: dict[str, Any], author:
     return document
 
 
+def encode_config(document: dict[str, Any]) -> bytes:
+    """The bytes of a new config, checked as if a stranger had written it: what is stored can be read again.
+
+    Errors: InvalidParameter.
+    """
+    content = documents.encode(document)
+    parse_config(content)
+    return content
+
+
 def now() -> str:
     """The present time as RFC 3339 in UTC with nanoseconds, as Docker writes it."""
     return format_time(time.time_ns())
