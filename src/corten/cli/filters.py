@@ -17,7 +17,7 @@ def read_filter(text: str) -> tuple[str, str]:
     return key.strip().lower(), value.strip()
 
 
-def filter_flag(short: str = "f", summary: str = "Filter output based on conditions provided") -> Flag:
+def filter_flag(short: str = "f", summary: str = "Show only what fits (KEY=VALUE)") -> Flag:
     """``--filter``."""
     return many("filter", short, summary, read_filter, metavar="filter")
 

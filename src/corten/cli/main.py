@@ -95,7 +95,21 @@ def _dispatch(words: list[str]) -> int:
             return 0
         raise _unknown(words)
     context = Context(options.text("host"), name=name, log_level=options.text("log-level"))
-    return _run(context, load(name), rest)
+    try:
+        return _run(context, load(name), rest)
+    except (CortenError, ExitStatus, BrokenPipeError):
+        raise
+    except Exception as error:
+        if options.switch("debug"):
+            raise
+        raise ExitStatus(exit_codes.GENERAL, f"corten: {_unexpected(error)}") from None
+
+
+def _unexpected(error: Exception) -> str:
+    """One line for what no command foresaw."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"internal error: {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _complete(context: Context, words: list[str]) -> int:
@@ -168,8 +182,3 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _die_of(signal.SIGPIPE)
         return exit_codes.BROKEN_PIPE
-    except OSError as error:
-        if "--debug" in words or "-D" in words:
-            raise
-        _say(f"corten: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        return exit_codes.GENERAL

@@ -19,16 +19,14 @@ if TYPE_CHECKING:
     Field = tuple[str, Callable[[Any], Any]]
 
 FORMAT_HELP = (
-    "Format output using a custom template:\n"
-    "'table':            Print output in table format with column headers (default)\n"
-    "'table TEMPLATE':   Print output in table format using the given Go template\n"
-    "'json':             Print in JSON format\n"
-    "'TEMPLATE':         Print output using the given Go template"
+    "How to print:\n"
+    "'table':           a table with titles (default)\n"
+    "'table TEMPLATE':  a table whose lines the Go template makes\n"
+    "'json':            a JSON document in each line\n"
+    "'TEMPLATE':        what the Go template makes of each"
 )
 INSPECT_FORMAT_HELP = (
-    "Format output using a custom template:\n"
-    "'json':             Print in JSON format\n"
-    "'TEMPLATE':         Print output using the given Go template"
+    "How to print:\n'json':            JSON in one line\n'TEMPLATE':        what the Go template makes of it"
 )
 
 

@@ -143,9 +143,9 @@ def _port(context: Context, _options: flags.Options, arguments: list[str]) -> No
 
 
 _STOP_FLAGS = (
-    flags.text("signal", "s", "Signal to send to the container"),
-    flags.integer("timeout", "t", "Seconds to wait before killing the container, -1 to wait for ever"),
-    flags.integer("time", "", "Seconds to wait before killing the container", hidden=True),
+    flags.text("signal", "s", "Signal to send"),
+    flags.integer("timeout", "t", "Seconds until SIGKILL, -1 to wait for ever"),
+    flags.integer("time", "", "Seconds until SIGKILL", hidden=True),
 )
 
 STOP = Command(
@@ -161,7 +161,7 @@ RESTART = Command(_restart, _NAMES, _STOP_FLAGS, least=1, most=None, examples=("
 KILL = Command(
     _kill,
     _NAMES,
-    (flags.text("signal", "s", 'Signal to send to the container (default "KILL")'),),
+    (flags.text("signal", "s", 'Signal to send (default "KILL")'),),
     least=1,
     most=None,
     examples=("kill web", "kill -s HUP web"),
@@ -173,9 +173,9 @@ REMOVE = Command(
     _remove,
     _NAMES,
     (
-        flags.switch("force", "f", "Force the removal of a running container (uses SIGKILL)"),
-        flags.switch("link", "l", "Remove the specified link"),
-        flags.switch("volumes", "v", "Remove anonymous volumes associated with the container"),
+        flags.switch("force", "f", "Kill what runs (SIGKILL) and remove it"),
+        flags.switch("link", "l", "Remove a link rather than a container"),
+        flags.switch("volumes", "v", "Remove the container's anonymous volumes too"),
     ),
     least=1,
     most=None,

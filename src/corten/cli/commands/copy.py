@@ -222,7 +222,7 @@ COPY = Command(
 EXPORT = Command(
     _export,
     "[OPTIONS] CONTAINER",
-    (flags.text("output", "o", "Write to a file, instead of STDOUT"),),
+    (flags.text("output", "o", "Write to a file rather than to standard output"),),
     least=1,
     most=1,
     examples=("export -o web.tar web", "export web | tar t"),

@@ -119,7 +119,7 @@ SAVE = Command(
     "[OPTIONS] IMAGE [IMAGE...]",
     (
         flags.text("format", "", "Kind of archive: docker (which has an OCI layout too) or oci", default="docker"),
-        flags.text("output", "o", "Write to a file, instead of STDOUT"),
+        flags.text("output", "o", "Write to a file rather than to standard output"),
     ),
     least=1,
     most=None,

@@ -97,7 +97,7 @@ def _any(context: Context, options: flags.Options, names: list[str]) -> int:
 
 
 _FORMAT = flags.text("format", "f", INSPECT_FORMAT_HELP)
-_SIZE = flags.switch("size", "s", "Display total file sizes of a container")
+_SIZE = flags.switch("size", "s", "Show how much space files of a container take")
 
 CONTAINER = Command(
     _container,

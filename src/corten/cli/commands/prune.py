@@ -123,21 +123,21 @@ CONTAINER = Command(_prune_containers, "[OPTIONS]", _flags(), examples=("contain
 IMAGE = Command(
     _prune_images,
     "[OPTIONS]",
-    _flags(flags.switch("all", "a", "Remove all unused images, not just dangling ones")),
+    _flags(flags.switch("all", "a", "Remove all images that no container uses, not only dangling ones")),
     examples=("image prune -f", "image prune -a --filter until=240h"),
 )
 VOLUME = Command(
     _prune_volumes,
     "[OPTIONS]",
-    _flags(flags.switch("all", "a", "Remove all unused volumes, not just anonymous ones")),
+    _flags(flags.switch("all", "a", "Remove named volumes too")),
     examples=("volume prune -f",),
 )
 SYSTEM = Command(
     _prune_system,
     "[OPTIONS]",
     _flags(
-        flags.switch("all", "a", "Remove all unused images, not just dangling ones"),
-        flags.switch("volumes", "", "Prune anonymous volumes"),
+        flags.switch("all", "a", "Remove all images that no container uses, not only dangling ones"),
+        flags.switch("volumes", "", "Remove anonymous volumes too"),
     ),
     examples=("system prune -f", "system prune -a --volumes"),
 )

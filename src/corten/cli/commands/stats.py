@@ -267,10 +267,10 @@ STATS = Command(
     _stats,
     "[OPTIONS] [CONTAINER...]",
     (
-        flags.switch("all", "a", "Show all containers (default shows just running)"),
+        flags.switch("all", "a", "Show all containers, not only those that run"),
         flags.text("format", "", FORMAT_HELP),
         flags.switch("no-stream", "", "Print one reading and end"),
-        flags.switch("no-trunc", "", "Do not truncate output"),
+        flags.switch("no-trunc", "", "Show long values whole"),
     ),
     most=None,
     examples=("stats", "stats --no-stream web db", "stats --format '{{.Name}}: {{.CPUPerc}}'"),

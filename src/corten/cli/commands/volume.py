@@ -113,7 +113,7 @@ LIST = Command(
     (
         filter_flag(summary="Filter the list (e.g. dangling=true)"),
         flags.text("format", "", FORMAT_HELP),
-        flags.switch("quiet", "q", "Only display volume names"),
+        flags.switch("quiet", "q", "Show only the names of the volumes"),
     ),
     examples=("volume ls", "volume ls -q --filter dangling=true"),
 )
