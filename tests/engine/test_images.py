@@ -310,6 +310,19 @@ def test_the_host_image_shows_the_machine_without_its_secrets(overlay, tmp_path)
             status(root, "etc/shadow")
 
 
+def test_the_host_image_on_kernels_that_take_no_detached_layers(overlay, monkeypatch):
+    """Before Linux 6.15 the view of the root is mounted for a moment; nothing of that stays."""
+    from corten.linux import overlay as kernel
+
+    monkeypatch.setattr(kernel._Support, "detached_layers", False)
+    before = Path("/proc/self/mountinfo").read_text()
+    with overlay.root("host") as root:
+        assert read(root, "etc/passwd") == Path("/etc/passwd").read_bytes()
+        assert listing(root, "root") == []
+        assert Path("/proc/self/mountinfo").read_text() == before
+    assert not list(Path("/tmp").glob(f".corten-base-{os.getpid()}-*"))
+
+
 def test_the_host_image_is_ready_in_milliseconds(overlay):
     import time
 
