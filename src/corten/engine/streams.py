@@ -11,7 +11,7 @@ import contextlib
 import io
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -254,7 +254,7 @@ class _Bridge:
             self._condition.notify()
 
 
-async def iterate_in_thread(make: Callable[[], Iterable[T]]) -> AsyncIterator[T]:
+async def iterate_in_thread(make: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
     """Run a synchronous generator in a thread; it is closed when the consumer stops early.
 
     Errors: what the generator raises, after everything it gave before.
@@ -306,7 +306,7 @@ class _Reports:
 
 async def progress_in_thread(
     body: AsyncIterator[bytes], work: Callable[[BinaryIO, Callable[[dict[str, Any]], None]], None]
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Run ``work(file, report)`` while the body arrives; what it reports comes out as it happens."""
     reports = _Reports(asyncio.get_running_loop())
     running = asyncio.ensure_future(feed_thread(body, lambda stream: work(stream, reports.report)))
