@@ -339,14 +339,14 @@ class Shims:
 
     async def _start(self, request: ShimStart, directory: Path) -> Shim:
         try:
-            if os.path.isdir(directory):
+            if _is_there(directory):
                 await self._clear_leftover(directory)
             for _ in range(2):
                 shim = Shim(request.container_id, directory, Connection(await self._spawner.spawn()))
                 try:
                     return await self._launch(shim, request, directory)
                 except Unavailable:
-                    if os.path.isdir(directory) or await self._spawner.is_alive():
+                    if _is_there(directory) or await self._spawner.is_alive():
                         break
             await run_blocking(clean_up, directory, request.cgroup, request.rootfs["target"])
             raise SystemFailure(f"{_CREATE_FAILED}the container's shim has been killed", step="shim")
@@ -386,7 +386,7 @@ class Shims:
     async def _clear_leftover(self, directory: Path) -> None:
         """A directory of an earlier run: recorded by now, of a killed shim, or of a shim that is still ending."""
         for _ in range(250):
-            if not os.path.isdir(directory):
+            if not _is_there(directory):
                 return
             if _has_ended(directory):
                 await run_blocking(remove_directory, directory)
@@ -412,7 +412,7 @@ class Shims:
         found = await run_blocking(read_exit, directory)
         if found is not None:
             return ExitStatus(**found)
-        if not os.path.isdir(directory):
+        if not _is_there(directory):
             return None
         logger.error("the shim of container %s has been killed", container_id[:12])
         await run_blocking(clean_up, directory)
@@ -449,7 +449,7 @@ class Shims:
     async def forget(self, container_id: str) -> None:
         """The exit has been recorded: nothing need be known of this run any more.  A running container stays known."""
         directory = self._directory(container_id)
-        if _has_ended(directory) or not os.path.exists(directory / "shim.sock"):
+        if _has_ended(directory) or not _is_there(directory / "shim.sock"):
             await run_blocking(remove_directory, directory)
 
     async def close(self) -> None:
@@ -459,8 +459,12 @@ class Shims:
         await self._spawner.close()
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists()
+
+
 def _has_ended(directory: Path) -> bool:
-    return os.path.exists(directory / "exit.json")
+    return _is_there(directory / "exit.json")
 
 
 def _connect(directory: Path) -> socket.socket:

@@ -86,7 +86,8 @@ class Spawner:
         ours.setblocking(False)
         package = str(Path(corten.__file__).parents[1])
         # behind the standard library, so that nothing beside the package can stand for a module of it
-        code = f"import sys; sys.path.append({package!r}); from corten.shim.spawner import main; main({theirs.fileno()}, {self._scratch!r})"
+        arguments = f"{theirs.fileno()}, {self._scratch!r}"
+        code = f"import sys; sys.path.append({package!r}); from corten.shim.spawner import main; main({arguments})"
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "LANG": "C.UTF-8",

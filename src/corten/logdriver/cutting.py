@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from corten.logdriver.api import STREAMS
 from corten.logdriver.lines import LineCutter, Piece
 
 
@@ -12,7 +11,7 @@ class CuttingWriter(ABC):
     """Cuts what each stream brings; ``put`` takes the pieces."""
 
     def __init__(self) -> None:
-        self._cutters = {stream: LineCutter() for stream in STREAMS}
+        self._cutters = {"stdout": LineCutter(), "stderr": LineCutter()}
         self._dropped = 0
 
     @property

@@ -46,7 +46,7 @@ class DetachedWriter(CuttingWriter):
 
     def __init__(self, open_writer: Callable[[], CuttingWriter], buffer_size: int, loop: Loop) -> None:
         """Errors: those of ``open_writer``, which is tried here so that a bad path is known at once."""
-        super().__init__()
+        CuttingWriter.__init__(self)
         open_writer().close()
         self._open_writer = open_writer
         self._buffer_size = buffer_size

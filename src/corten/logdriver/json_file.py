@@ -84,7 +84,7 @@ class JsonFileWriter(CuttingWriter):
 
     def __init__(self, path: str, options: LogOptions, attributes: dict[str, str]) -> None:
         """Errors: OSError."""
-        super().__init__()
+        CuttingWriter.__init__(self)
         self._file = RotatingFile(path, options, _sound_size)
         self._attributes = b""
         if attributes:

@@ -206,7 +206,7 @@ class LocalWriter(CuttingWriter):
 
     def __init__(self, path: str, options: LogOptions, attributes: dict[str, str]) -> None:
         """Errors: OSError."""
-        super().__init__()
+        CuttingWriter.__init__(self)
         self._file = RotatingFile(path, options, _sound_size)
         self._attributes = encode_attributes(attributes)
 

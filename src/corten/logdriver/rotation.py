@@ -45,11 +45,7 @@ class RotatingFile:
         self._descriptor = -1
         self._size = 0
         self._compressor = -1
-        try:
-            self._open(self._path, os.O_CREAT)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
-            self._open(self._path, os.O_CREAT)
+        self._open(self._path, 0)
         sound = repair(self._descriptor, self._size) if self._size else 0
         if sound < self._size:
             os.ftruncate(self._descriptor, sound)
@@ -59,8 +55,7 @@ class RotatingFile:
             self._compress()
 
     def _open(self, path: str, extra: int) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | extra
-        self._descriptor = os.open(path, flags, self._mode)
+        self._descriptor = open_append(path, extra, self._mode)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def write(self, block: bytes, boundary: Callable[[bytes, int], int]) -> None:
@@ -100,7 +95,7 @@ class RotatingFile:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(fresh)
         old = self._descriptor
-        self._open(fresh, os.O_CREAT | os.O_EXCL)
+        self._open(fresh, os.O_EXCL)
         os.close(old)
         with _locked(self._path):
             self._shift()
@@ -158,6 +153,16 @@ class RotatingFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def open_append(path: str, extra: int, mode: int = 0o640) -> int:
+    """A descriptor of the file, made with its directory when it is not there.  Errors: OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | extra
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
+        return os.open(path, flags, mode)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from corten.logdriver.api import LogWriter, Loop
 from corten.logdriver.cutting import CuttingWriter
 from corten.logdriver.detached import DetachedWriter
 from corten.logdriver.json_file import JsonFileWriter
 from corten.logdriver.local import LocalWriter
 from corten.logdriver.options import LogOptions
+from corten.logdriver.rotation import open_append
 
 
 class NoneWriter:
@@ -26,6 +29,12 @@ class NoneWriter:
 
     def close(self) -> None:
         return
+
+
+def check_writable(driver: str, path: str) -> None:
+    """Make sure that the log can be written, without keeping it open.  Errors: OSError."""
+    if driver != "none":
+        os.close(open_append(path, 0))
 
 
 def open_writer(driver: str, path: str, chosen: LogOptions, attributes: dict[str, str], loop: Loop) -> LogWriter:

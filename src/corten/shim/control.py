@@ -22,14 +22,12 @@ _UCRED = struct.Struct("3i")
 class Control:
     """All connections of one shim.
 
-    handle:  called with every request and the function that answers it; what it raises is the answer otherwise
-    on_lost: called when the last connection has gone
+    handle: called with every request and the function that answers it; what it raises is the answer otherwise
     """
 
-    def __init__(self, loop: EpollLoop, handle: Callable[[Packet, Reply], None], on_lost: Callable[[], None]) -> None:
+    def __init__(self, loop: EpollLoop, handle: Callable[[Packet, Reply], None]) -> None:
         self._loop = loop
         self._handle = handle
-        self._on_lost = on_lost
         self._connections: list[_socket.socket] = []
         self._listener: _socket.socket | None = None
 
@@ -45,8 +43,6 @@ class Control:
         self._connections.remove(connection)
         self._loop.forget(connection.fileno())
         connection.close()
-        if not self._connections:
-            self._on_lost()
 
     def _ready(self, connection: _socket.socket) -> None:
         try:
@@ -87,21 +83,10 @@ class Control:
         for connection in list(self._connections):
             self._send(connection, message)
 
-    def listen(self, directory: str) -> None:
-        """Open ``<directory>/shim.sock`` for root and this user.  Errors: OSError."""
-        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        # by descriptor: a path below a deep exec root may exceed the 107 bytes of a socket address
-        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        old = os.umask(0o177)
-        try:
-            listener.bind(f"/proc/self/fd/{place}/shim.sock")
-        finally:
-            os.umask(old)
-            os.close(place)
-        listener.listen(16)
-        listener.setblocking(False)
-        self._listener = listener
-        self._loop.watch(listener.fileno(), select.EPOLLIN, lambda events: self._accept(listener))
+    def serve(self, descriptor: int) -> None:
+        """Take connections of a listening socket, too."""
+        listener = self._listener = _socket.socket(fileno=descriptor)
+        self._loop.watch(descriptor, select.EPOLLIN, lambda events: self._accept(listener))
 
     def _accept(self, listener: _socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -123,3 +108,19 @@ class Control:
         self.stop_listening()
         for connection in list(self._connections):
             self._drop(connection)
+
+
+def listen(directory: str) -> int:
+    """Open ``<directory>/shim.sock`` for root and this user.  Errors: OSError."""
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    # by descriptor: a path below a deep exec root may exceed the 107 bytes of a socket address
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    old = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{place}/shim.sock")
+    finally:
+        os.umask(old)
+        os.close(place)
+    listener.listen(16)
+    listener.setblocking(False)
+    return listener.detach()

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
@@ -32,7 +33,7 @@ class Place:
     spec_fd:   a memfd with ``{"spec": …, "rootfs": …}``
     """
 
-    __slots__ = ("bundle", "cgroup", "container_id", "directory", "seccomp_cache", "spec_fd", "target")
+    __slots__ = ("bundle", "cgroup", "container_id", "directory", "last_hooks", "seccomp_cache", "spec_fd", "target")
 
     def __init__(self, header: dict[str, Any], spec_fd: int) -> None:
         self.container_id: str = header["id"]
@@ -41,6 +42,7 @@ class Place:
         self.cgroup: str = header["cgroup"]
         self.bundle: str = header["bundle"]
         self.seccomp_cache: str = header["seccomp_cache"]
+        self.last_hooks: bool = header["poststop"]
         self.spec_fd = spec_fd
 
 
@@ -63,17 +65,16 @@ def write_file(directory: str, name: str, text: str) -> None:
 # -- start ------------------------------------------------------------------------------------------------------------
 
 
-def start(place: Place, streams: Streams) -> Result:
-    """Mount the root, make the container, run its program.  When this raises nothing of it is left.
+def start(place: Place, streams: Streams, hand_over: Callable[[int, int, int], None]) -> dict[str, Any]:
+    """Mount the root, make the container, run its program: the answer to the daemon.  When this raises nothing is left.
 
+    hand_over: called with pid, start time and pty before the program runs
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
-    self_care.allow_oom_kill()
-    write_file(place.directory, "shim.pid", str(os.getppid()))
     document = json.loads(read_all(place.spec_fd))
     mount_root(document["rootfs"])
     try:
-        return _run(place, document["spec"], streams)
+        return _run(place, document["spec"], streams, hand_over)
     except BaseException:
         unmount_root(place.target)
         raise
@@ -103,7 +104,9 @@ def unmount_root(target: str) -> None:
         mounting.umount2(target, mounting.MNT_DETACH | mounting.UMOUNT_NOFOLLOW)
 
 
-def _run(place: Place, spec: dict[str, Any], streams: Streams) -> Result:
+def _run(
+    place: Place, spec: dict[str, Any], streams: Streams, hand_over: Callable[[int, int, int], None]
+) -> dict[str, Any]:
     init = lifecycle.create(
         spec,
         container_id=place.container_id,
@@ -117,12 +120,12 @@ def _run(place: Place, spec: dict[str, Any], streams: Streams) -> Result:
         started_ns = time.time_ns()
         # before the program runs: whoever finds the shim gone must be able to find the program
         write_state(place, init.pid, started_ns)
+        hand_over(init.pid, started_ns, init.console_fd)
         init.start()
     except BaseException:
         init.abandon()
         raise
-    document = {"pid": init.pid, "started_ns": started_ns, "warnings": init.warnings}
-    return document, [init.console_fd] if init.console_fd >= 0 else []
+    return {"pid": init.pid, "started_ns": started_ns, "warnings": init.warnings}
 
 
 def write_state(place: Place, pid: int, started_ns: int) -> None:

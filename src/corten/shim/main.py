@@ -8,7 +8,7 @@ and has about a megabyte of its own.
 
 Operations on a control connection (see ``protocol``), each answered with the same ``seq``::
 
-    start                          payload {"spec", "rootfs"}; descriptors: stream sockets of ``attach``
+    start                          for the maker (``making``); payload {"spec", "rootfs"}; stream sockets of ``attach``
     attach                         a stream socket
     exec, exec-kill, resize        payload of exec: the process; a stream socket
     kill, pause, resume, update    payload of update: the resources
@@ -24,6 +24,7 @@ cannot reach, a daemon finds by ``state.json``.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _socket
 import contextlib
 import json
 import os
@@ -33,15 +34,17 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from corten.errors import Conflict, CortenError, NotFound, NotModified, SystemFailure
+from corten.errors import Conflict, CortenError, NotFound, NotModified
 from corten.logdriver.api import LogWriter
 from corten.logdriver.options import LogOptions
 from corten.logdriver.writers import open_writer
 from corten.runtime import terminal
-from corten.shim import ending, launch, protocol, self_care
+from corten.shim import ending, handover, launch, protocol, self_care
 from corten.shim.control import Control, Reply
+from corten.shim.handover import FAILED, RUNNING, LogPlan
 from corten.shim.helper import Helper, Result
 from corten.shim.loop import EpollLoop
+from corten.shim.making import become_maker
 from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
 from corten.shim.streams import Streams
@@ -66,42 +69,121 @@ class Exec:
 
 
 class Shim:
-    """Owns one container while it runs."""
+    """Owns one container while it runs.
 
-    def __init__(self, control: int) -> None:
+    connection: to the daemon that asked for it; the maker speaks there until it has told its verdict
+    maker:      where the maker's handover and verdict come from
+    """
+
+    def __init__(self, connection: int, maker: _socket.socket) -> None:
         self._loop = EpollLoop()
-        self._control = Control(self._loop, self._handle, self._nobody_listens)
+        self._control = Control(self._loop, self._handle)
+        self._connection = connection
+        self._maker = maker
+        self._request = b""
+        self._listener = self._spec_fd = -1
+        self._known_place: launch.Place | None = None
         self._helpers = 0
         self._reaped: dict[int, int] = {}
         self._execs: dict[str, Exec] = {}
-        self._place: launch.Place | None = None
         self._streams: Streams | None = None
         self._writer: LogWriter | None = None
+        self._log_plan: LogPlan = ("none", "", (), {})
+        self._unlogged = 0
         self._log_error_at = -_LOG_ERRORS_S
         self._pid = 0
         self._started_ns = 0
-        self._last_hooks = False
-        self._over = False
-        self._control.add(control)
+        self._running = False
         self._watch_children()
+        self._loop.watch(maker.fileno(), select.EPOLLIN, self._maker_ready)
         self._loop.on_quiet(self_care.trim)
 
     def run(self) -> None:
         self._loop.run()
 
+    def turn(self) -> None:
+        """One wait and what it brings."""
+        self._loop.turn()
+
     def dispose(self) -> None:
         """Let go of everything, as if this had never been."""
         _signal.set_wakeup_fd(-1)
+        if self._streams is not None:
+            self._streams.close()
+        if self._writer is not None:
+            self._writer.close()
         self._control.close()
+        self._maker.close()
         self._loop.close()
-        for descriptor in self._wakeup:
-            os.close(descriptor)
+        for descriptor in (*self._wakeup, self._connection, self._listener, self._spec_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    def _maker_ready(self, events: int) -> None:
+        packet, descriptors = protocol.receive_bytes(self._maker)
+        if packet == RUNNING:
+            self._begin()
+        elif packet and packet != FAILED:
+            self._take_over(packet, descriptors)
+        else:
+            self._give_up(abandoned=not packet)
+
+    def _take_over(self, packet: bytes, descriptors: list[int]) -> None:
+        """The program is about to run: be ready for its first byte."""
+        self._pid, self._started_ns, flags, clients, self._log_plan, self._request = handover.unpack(packet)
+        self._listener, self._spec_fd, *rest = descriptors
+        count = 1 if flags & handover.TTY else 3 if flags & handover.STDIN else 2
+        streams = self._streams = Streams(
+            self._loop,
+            tty=bool(flags & handover.TTY),
+            sink=self._log if flags & handover.LOGGED else None,
+            drop_slow=bool(flags & handover.DROP_SLOW),
+            stdin_once=bool(flags & handover.STDIN_ONCE),
+        )
+        streams.connect(rest[:count])
+        if flags & handover.ORPHANS:
+            self_care.adopt_orphans()
+            self._maker.send(handover.READY)
+        for (wants, keys), descriptor in zip(clients, rest[count:], strict=True):
+            streams.attach(descriptor, wants, keys)
+
+    def _begin(self) -> None:
+        """The program runs, and the maker has told the daemon."""
+        self._running = True
+        self._loop.forget(self._maker.fileno())
+        self._maker.close()
+        self._control.add(self._connection)
+        self._control.serve(self._listener)
+        self._connection = self._listener = -1
+        self._loop.busy()
+        self._claim()
+
+    def _give_up(self, *, abandoned: bool) -> None:
+        """There will be no container.  A maker that was killed has not cleaned up."""
+        if self._streams is not None:
+            self._streams.close()
+        if abandoned and self._pid:
+            place = self._place()
+            cgroup = ending.open_cgroup(place)
+            ending.stop_stragglers(cgroup)
+            ending.clear(place, cgroup)
+            for name in os.listdir(place.directory):
+                os.unlink(f"{place.directory}/{name}")
+            os.rmdir(place.directory)
+        self._loop.running = False
+
+    def _place(self) -> launch.Place:
+        """Where the container's things are; read only when something of it is needed."""
+        if self._known_place is None:
+            self._known_place = launch.Place(json.loads(self._request), self._spec_fd)
+        return self._known_place
 
     def leave_trace(self, error: BaseException) -> None:
         """A defect of our own: say where, for the daemon that finds us gone."""
-        if self._place is not None:
-            with contextlib.suppress(OSError), open(f"{self._place.directory}/shim.log", "w") as file:
-                traceback.print_exception(error, file=file)
+        with contextlib.suppress(OSError, ValueError), open(f"{self._place().directory}/shim.log", "w") as file:
+            traceback.print_exception(error, file=file)
 
     def _handle(self, packet: Packet, reply: Reply) -> None:
         # by name instead of a table: the table would hold a page of every operation from the start
@@ -109,10 +191,6 @@ class Shim:
         if operation is None:
             raise NotFound(f"the shim knows no operation {packet.header['op']!r}")
         operation(packet, reply)
-
-    def _nobody_listens(self) -> None:
-        if self._place is None:
-            self._loop.running = False  # the daemon has gone before it said what to start
 
     # -- helpers and children -----------------------------------------------------------------------------------------
 
@@ -141,7 +219,8 @@ class Shim:
         self._loop.watch(helper.fileno(), select.EPOLLIN, ended)
 
     def _work(self, work: Callable[[launch.Place], Result], reply: Reply) -> None:
-        place = self._running()
+        self._check_running()
+        place = self._place()
         self._help(lambda: work(place), reply)
 
     def _watch_children(self) -> None:
@@ -151,7 +230,7 @@ class Shim:
         _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
         def ready(events: int) -> None:
-            try:
+            try:  # noqa: SIM105  # contextlib would be one more thing to touch
                 os.read(reading, 512)
             except BlockingIOError:
                 pass
@@ -176,135 +255,74 @@ class Shim:
         for exec_id, entry in list(self._execs.items()):
             if entry.code < 0 and entry.pid in self._reaped:
                 self._exec_ended(exec_id, entry, self._reaped.pop(entry.pid))
-        if self._pid and not self._over and self._pid in self._reaped:
+        if self._running and self._pid in self._reaped:
             self._ended(self._reaped.pop(self._pid))
-        if not self._helpers:
+        if not self._helpers and self._running:
             self._reaped.clear()
 
-    # -- start --------------------------------------------------------------------------------------------------------
-
-    def _op_start(self, packet: Packet, reply: Reply) -> None:
-        if self._place is not None:
-            raise Conflict("this shim has its container already")
-        header = packet.header
-        directory = header["directory"]
-        os.mkdir(directory, 0o710)
-        place = self._place = launch.Place(header, packet.take_payload())
-        self._last_hooks = header["poststop"]
-        if header["orphans"]:
-            self_care.adopt_orphans()
-        try:
-            self._prepare(place, packet, reply)
-        except BaseException:
-            self._undo(place)
-            raise
-
-    def _prepare(self, place: launch.Place, packet: Packet, reply: Reply) -> None:
-        header, log = packet.header, packet.header["log"]
-        self._control.listen(place.directory)
-        options = LogOptions(*log["options"])
-        try:
-            self._writer = open_writer(log["type"], log["path"], options, log["attributes"], self._loop)
-        except OSError as error:
-            text = f"failed to initialize logging driver: {(error.strerror or '').lower()}: {error.filename}"
-            raise SystemFailure(text, step="log", errno=error.errno or 0) from error
-        tty = bool(header["tty"])
-        streams = self._streams = Streams(
-            self._loop,
-            tty=tty,
-            sink=self._log,
-            drop_slow=options.non_blocking,
-            stdin_once=header["stdin_once"],
-        )
-        for wanted in header["attach"]:
-            self._attach_to(streams, packet, wanted)
-        pipes = Pipes(tty=tty, with_input=header["open_stdin"])
-        theirs = pipes.theirs
-        pipes.connect(streams)
-
-        def started(result: Result) -> dict[str, Any]:
-            document, descriptors = result
-            if descriptors:
-                streams.set_console(descriptors[0])
-            self._pid, self._started_ns = document["pid"], document["started_ns"]
-            return document
-
-        try:
-            self._help(lambda: launch.start(place, theirs), reply, started, lambda: self._undo(place))
-        finally:
-            pipes.close_theirs()
-
-    def _undo(self, place: launch.Place) -> None:
-        """The container could not be started: leave nothing of it, and end."""
-        if self._streams is not None:
-            self._streams.close()
-        if self._writer is not None:
-            self._writer.close()
-        self._control.stop_listening()
-        # for a helper that was killed and has not cleaned up after itself
-        cgroup = ending.open_cgroup(place)
-        if cgroup is not None and cgroup.exists():
-            ending.stop_stragglers(cgroup)
-            ending.clear(place, cgroup)
-        for name in os.listdir(place.directory):
-            os.unlink(f"{place.directory}/{name}")
-        os.rmdir(place.directory)
-        self._loop.running = False
+    # -- log ----------------------------------------------------------------------------------------------------------
 
     def _log(self, stream: str, data: bytes) -> None:
-        if self._writer is None:
-            return
         try:
+            if self._writer is None:
+                self._writer = self._open_log()
             self._writer.write(stream, data, time.time_ns())
         except OSError:
+            if self._writer is None:
+                self._unlogged += len(data)
             self._tell_log_error()
+
+    def _open_log(self) -> LogWriter:
+        """Only when there is something to write: a third of what a silent container's shim would have."""
+        driver, path, options, attributes = self._log_plan
+        return open_writer(driver, path, LogOptions(*options), attributes, self._loop)
+
+    @property
+    def _dropped(self) -> int:
+        return self._unlogged + (self._writer.dropped if self._writer is not None else 0)
 
     def _tell_log_error(self) -> None:
         """A full disk must not stop the program; what follows may find room again."""
         now = time.monotonic()
-        if self._writer is not None and now - self._log_error_at >= _LOG_ERRORS_S:
+        if now - self._log_error_at >= _LOG_ERRORS_S:
             self._log_error_at = now
-            self._control.broadcast({"event": "log-error", "dropped": self._writer.dropped})
+            self._control.broadcast({"event": "log-error", "dropped": self._dropped})
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
-    def _running(self) -> launch.Place:
-        if self._place is None or not self._pid or self._over:
+    def _check_running(self) -> None:
+        if not self._running:
             raise Conflict("the container is not running")
-        return self._place
-
-    @staticmethod
-    def _attach_to(streams: Streams, packet: Packet, wanted: dict[str, Any]) -> None:
-        streams.attach(
-            packet.descriptors.pop(0),
-            stdin=wanted["stdin"],
-            stdout=wanted["stdout"],
-            stderr=wanted["stderr"],
-            detach_keys=bytes.fromhex(wanted["detach_keys"]),
-        )
 
     def _op_attach(self, packet: Packet, reply: Reply) -> None:
-        self._running()
+        self._check_running()
         assert self._streams is not None
-        self._attach_to(self._streams, packet, packet.header)
+        self._attach_to(self._streams, packet)
         reply({})
 
+    @staticmethod
+    def _attach_to(streams: Streams, packet: Packet) -> None:
+        header = packet.header
+        streams.attach(packet.descriptors.pop(0), handover.wants(header), bytes.fromhex(header["detach_keys"]))
+
     def _op_exec(self, packet: Packet, reply: Reply) -> None:
-        place, header = self._running(), packet.header
+        self._check_running()
         self_care.adopt_orphans()  # the helper leaves its program to us
+        place, header = self._place(), packet.header
         exec_id, pid, process = header["id"], self._pid, packet.payload()
         tty = bool(header["tty"])
         streams = Streams(self._loop, tty=tty, sink=None, drop_slow=False, stdin_once=True)
         if packet.descriptors:
-            self._attach_to(streams, packet, header)
+            self._attach_to(streams, packet)
         pipes = Pipes(tty=tty, with_input=header["stdin"])
         theirs = pipes.theirs
-        pipes.connect(streams)
+        if not tty:
+            streams.connect(pipes.ours)
 
         def made(result: Result) -> dict[str, Any]:
             document, descriptors = result
-            if descriptors:
-                streams.set_console(descriptors[0])
+            if tty:
+                streams.connect(descriptors)
             self._execs[exec_id] = Exec(document["pid"], streams)
             return document
 
@@ -331,7 +349,7 @@ class Shim:
 
     def _op_resize(self, packet: Packet, reply: Reply) -> None:
         header = packet.header
-        self._running()
+        self._check_running()
         streams = self._streams
         if header["id"]:
             if header["id"] not in self._execs:
@@ -343,7 +361,7 @@ class Shim:
 
     def _op_kill(self, packet: Packet, reply: Reply) -> None:
         number = packet.header["signal"]
-        if not self._pid or self._over or self._pid in self._reaped:
+        if not self._running or self._pid in self._reaped:
             raise NotModified("the container has ended")
         if packet.header.get("all"):
             self._work(lambda place: launch.kill_all(place, number), reply)
@@ -356,23 +374,20 @@ class Shim:
         self._work(lambda place: launch.update(place, resources), reply)
 
     def _op_log_flush(self, packet: Packet, reply: Reply) -> None:
-        self._running()
+        self._check_running()
         assert self._streams is not None
         self._streams.take_present()
         reply({})
 
     def _op_log_rotate(self, packet: Packet, reply: Reply) -> None:
-        self._running()
-        assert self._writer is not None
-        self._writer.rotate()
+        self._check_running()
+        if self._writer is not None:  # nothing written, nothing to put aside
+            self._writer.rotate()
         reply({})
 
     def _op_state(self, packet: Packet, reply: Reply) -> None:
-        if not self._pid:
-            raise Conflict("the container is being started")
         execs = {exec_id: entry.pid for exec_id, entry in self._execs.items()}
-        dropped = self._writer.dropped if self._writer is not None else 0
-        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": dropped})
+        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": self._dropped})
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
@@ -396,28 +411,28 @@ class Shim:
 
     def _ended(self, code: int) -> None:
         """The program has ended: finish the log, take everything away, write it down, tell everyone."""
-        place, streams, writer = self._running(), self._streams, self._writer
+        place, streams = self._place(), self._streams
         assert streams is not None
         at_ns = time.time_ns()
-        self._over = True
+        self._running = False
         cgroup = ending.open_cgroup(place)
         oom_killed = ending.stop_stragglers(cgroup)
         streams.take_all(_DRAIN_S)
-        if writer is not None:
+        if self._writer is not None:
             with contextlib.suppress(OSError):
-                writer.finish(time.time_ns())
-            writer.close()
+                self._writer.finish(time.time_ns())
+            self._writer.close()
         self._reap()
         for exec_id, entry in list(self._execs.items()):
             if entry.code < 0:
-                entry.code = 128 + _signal.SIGKILL
+                entry.code = self._reaped.get(entry.pid, 128 + _signal.SIGKILL)
             entry.streams.take_present()
             self._finish_exec(exec_id, entry)
         problems = ending.clear(place, cgroup)
-        if self._last_hooks:
+        if place.last_hooks:
             problems += ending.run_last_hooks(place, self._pid)
-        if writer is not None and writer.dropped:
-            problems.append(f"{writer.dropped} bytes of output were not logged")
+        if self._dropped:
+            problems.append(f"{self._dropped} bytes of output were not logged")
         self._write_exit(place, {"code": code, "at_ns": at_ns, "oom_killed": oom_killed}, problems)
         streams.on_clients_gone = self._stop
         streams.end()
@@ -442,14 +457,20 @@ class Shim:
         self._loop.running = False
 
 
-def run_shim(control: int) -> None:
+def run_shim(connection: int) -> None:
     """The forked child's whole life.
 
-    ``_signal`` and ``_socket`` stand for ``signal`` and ``socket`` wherever a shim passes by: the wrappers of those, with
-    their enumerations, would cost a shim a quarter of a megabyte.
+    ``_signal`` and ``_socket`` stand for ``signal`` and ``socket`` wherever a shim passes by: the wrappers of those,
+    with their enumerations, would cost a shim a quarter of a megabyte.
     """
     os.setsid()
-    shim = Shim(control)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    if os.fork() == 0:
+        ours.close()
+        become_maker(connection, theirs, parent)
+    theirs.close()
+    shim = Shim(connection, ours)
     try:
         shim.run()
     except BaseException as error:

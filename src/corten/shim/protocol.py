@@ -110,10 +110,10 @@ def send(
             os.close(large)
 
 
-def receive(connection: _socket.socket) -> Packet | None:
-    """The next message, None at end of file.
+def receive_bytes(connection: _socket.socket) -> tuple[bytes, list[int]]:
+    """The next packet with its descriptors; nothing at end of file.
 
-    Errors: OSError, BlockingIOError; ValueError for what is no message.
+    Errors: OSError, BlockingIOError; ValueError for a packet that was cut off.
     """
     space = _socket.CMSG_SPACE(4 * _MAXIMUM_DESCRIPTORS)
     data, ancillary, flags, _ = connection.recvmsg(_PACKET, space, _socket.MSG_CMSG_CLOEXEC)
@@ -123,17 +123,33 @@ def receive(connection: _socket.socket) -> Packet | None:
             numbers = array.array("i")
             numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
             descriptors += numbers
+    if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise ValueError("a packet that was cut off")
+    return data, descriptors
+
+
+def receive(connection: _socket.socket) -> Packet | None:
+    """The next message, None at end of file.
+
+    Errors: OSError, BlockingIOError; ValueError for what is no message.
+    """
+    data, descriptors = receive_bytes(connection)
     if not data:
         return None
     try:
-        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-            raise ValueError("a packet that was cut off")
         head, _, payload = data.partition(b"\n")
         header: dict[str, Any] = _decode(head.decode())[0]
-        return Packet(header, payload, descriptors, large=bool(header.get("large")))
-    except BaseException:
+        large = bool(header.get("large"))
+        if large and not descriptors:
+            raise ValueError("a message without its payload")
+        return Packet(header, payload, descriptors, large=large)
+    except BaseException as error:
         for descriptor in descriptors:
             os.close(descriptor)
+        if isinstance(error, AttributeError):
+            raise ValueError("a message that is no object") from error
         raise
 
 

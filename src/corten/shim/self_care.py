@@ -1,6 +1,6 @@
 """What a shim does for itself: its name, its orphans, its size.
 
-Called through function pointers that are ready before the fork, since whatever a shim touches becomes memory of its own.
+Called through function pointers that are ready before the fork: whatever a shim touches becomes memory of its own.
 """
 
 from __future__ import annotations

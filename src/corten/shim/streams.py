@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from corten.shim.detaching import DetachKeys
+from corten.shim.handover import WITH_STDERR, WITH_STDIN, WITH_STDOUT
 
 # a pipe holds 64 KiB; larger reads would only need larger buffers
 READ_SIZE = 64 * 1024
@@ -23,6 +24,7 @@ CLIENT_BUFFER = 256 * 1024
 INPUT_BUFFER = 64 * 1024
 
 _NUMBERS = {"stdout": b"\x01\0\0\0", "stderr": b"\x02\0\0\0"}
+_WANTED = {"stdout": WITH_STDOUT, "stderr": WITH_STDERR}
 _GONE = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -38,25 +40,14 @@ class Client:
     """One attached stream socket."""
 
     __slots__ = (
-        "_held",
-        "_keys",
-        "_pending",
-        "_reading",
-        "_streams",
-        "closed",
-        "descriptor",
-        "ending",
-        "stdin",
-        "wanted",
-    )
+        "_held", "_keys", "_pending", "_reading", "_streams", "_wants", "closed", "descriptor", "ending", "stdin",
+    )  # fmt: skip
 
-    def __init__(
-        self, streams: Streams, descriptor: int, *, stdin: bool, wanted: frozenset[str], detach_keys: bytes
-    ) -> None:
+    def __init__(self, streams: Streams, descriptor: int, wants: int, detach_keys: bytes) -> None:
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
-        self.stdin = stdin
-        self.wanted = wanted
+        self.stdin = bool(wants & WITH_STDIN)
+        self._wants = wants
         self.closed = False
         self.ending = False  # closes when everything has been sent
         self._streams = streams
@@ -114,7 +105,7 @@ class Client:
 
     def send(self, stream: str, data: bytes) -> None:
         """Give it to the socket, or hold what that does not take."""
-        if self.closed or self.ending or stream not in self.wanted:
+        if self.closed or self.ending or not self._wants & _WANTED[stream]:
             return
         head = b"" if self._streams.tty else _NUMBERS[stream] + len(data).to_bytes(4, "big")
         sent = 0
@@ -207,6 +198,16 @@ class Streams:
     def set_input(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._input = descriptor
+
+    def connect(self, descriptors: list[int]) -> None:
+        """Carry the ends of a program's pipes, output, error and perhaps input, or a pty's master; they are ours."""
+        if self.tty:
+            self.set_console(descriptors[0])
+            return
+        self.add_output(descriptors[0], "stdout")
+        self.add_output(descriptors[1], "stderr")
+        if len(descriptors) > 2:
+            self.set_input(descriptors[2])
 
     def set_console(self, master: int) -> None:
         """A pty's master: output and input in one."""
@@ -363,13 +364,13 @@ class Streams:
 
     # -- clients ------------------------------------------------------------------------------------------------------
 
-    def attach(self, descriptor: int, *, stdin: bool, stdout: bool, stderr: bool, detach_keys: bytes) -> None:
+    def attach(self, descriptor: int, wants: int, detach_keys: bytes) -> None:
         """Serve a client from now on; the socket is ours.
 
+        wants:       of ``handover.WITH_STDIN`` …
         detach_keys: recognised for a terminal only, since any bytes may come through a pipe
         """
-        wanted = frozenset(name for name, chosen in (("stdout", stdout), ("stderr", stderr)) if chosen)
-        self._clients.append(Client(self, descriptor, stdin=stdin, wanted=wanted, detach_keys=detach_keys))
+        self._clients.append(Client(self, descriptor, wants, detach_keys))
 
     def client_ended_input(self, client: Client) -> None:
         """A client has closed its half.  As with Docker the program's input ends too if it is for one client only;
