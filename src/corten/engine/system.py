@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import platform
 import socket
 import time
-from pathlib import Path
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from corten import __version__
 from corten.cgroup.hierarchy import Hierarchies
 from corten.dockerapi.timestamps import format_ns
 from corten.dockerapi.version import API_VERSION, MIN_API_VERSION
+from corten.engine.host_support import ARCHITECTURES, LimitSupport, filesystem_of, os_release, overlay_status, read_text
 from corten.engine.streams import run_blocking
 from corten.logdriver.options import DRIVERS
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+logger = logging.getLogger(__name__)
 
-
-def _os_release() -> dict[str, str]:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            text = Path(path).read_text()
-        except OSError:
-            continue
-        pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
-        return {key: value.strip('"') for key, _, value in pairs}
-    return {}
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+RUNTIME = "corten"
+RUNTIME_PATH = "corten-oci"
+_USAGE_TYPES = ("container", "image", "volume", "build-cache")
+_NO_SWARM = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
+_NO_COMMIT = {"ID": "", "Expected": ""}
 
 
 class System:
@@ -42,141 +43,156 @@ class System:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._started_ns = time.time_ns()
         self._id = self._read_id()
 
     def _read_id(self) -> str:
         """A name for this data root that outlives the daemon."""
         path = self._engine.config.data_root / "engine-id"
-        try:
-            return path.read_text().strip()
-        except FileNotFoundError:
-            import uuid
-
-            made = str(uuid.uuid4())
-            path.write_text(f"{made}\n")
-            return made
+        known = read_text(str(path))
+        if known:
+            return known
+        made = str(uuid.uuid4())
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(f"{made}\n")
+        unfinished.rename(path)
+        return made
 
     async def version(self) -> dict[str, Any]:
+        """``GET /version``, with the fields at the top that clients older than API 1.35 read."""
         machine = platform.machine()
-        details = {
+        common = {
             "ApiVersion": API_VERSION,
-            "Arch": _ARCHITECTURES.get(machine, machine),
-            "BuildTime": "",
-            "Experimental": "false",
+            "MinAPIVersion": MIN_API_VERSION,
             "GitCommit": "",
             "GoVersion": "",
-            "KernelVersion": os.uname().release,
-            "MinAPIVersion": MIN_API_VERSION,
             "Os": "linux",
-            "PythonVersion": platform.python_version(),
+            "Arch": ARCHITECTURES.get(machine, machine),
+            "KernelVersion": os.uname().release,
+            "BuildTime": "",
         }
         return {
             "Platform": {"Name": "Corten"},
-            "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
             "Version": __version__,
-            "ApiVersion": API_VERSION,
-            "MinAPIVersion": MIN_API_VERSION,
-            "GitCommit": "",
-            "GoVersion": "",
-            "Os": "linux",
-            "Arch": details["Arch"],
-            "KernelVersion": details["KernelVersion"],
-            "BuildTime": "",
+            **common,
+            "Components": [
+                {"Name": "Engine", "Version": __version__, "Details": {**common, "Experimental": "false"}},
+                {"Name": RUNTIME_PATH, "Version": __version__, "Details": {"GitCommit": ""}},
+                {
+                    "Name": platform.python_implementation(),
+                    "Version": platform.python_version(),
+                    "Details": {"GitCommit": platform.python_revision()},
+                },
+            ],
         }
 
     async def info(self) -> dict[str, Any]:
-        engine = self._engine
+        """``GET /info``."""
+        return {**self._about_engine(), **await run_blocking(self._about_host), "NGoroutines": len(asyncio.all_tasks())}
+
+    def _about_engine(self) -> dict[str, Any]:
+        engine, config = self._engine, self._engine.config
         states = engine.describe()
-        release = _os_release()
-        hierarchies = Hierarchies.read()
-        security = ["name=seccomp,profile=builtin"] + (["name=cgroupns"] if hierarchies.is_v2 else [])
+        running, paused, total = states.get("running", 0), states.get("paused", 0), sum(states.values())
         return {
             "ID": self._id,
-            "Containers": sum(states.values()),
-            "ContainersRunning": states.get("running", 0),
-            "ContainersPaused": states.get("paused", 0),
-            "ContainersStopped": sum(states.values()) - states.get("running", 0) - states.get("paused", 0),
+            "Containers": total,
+            "ContainersRunning": running,
+            "ContainersPaused": paused,
+            "ContainersStopped": total - running - paused,
             "Images": engine.images.count(),
             "Driver": engine.snapshotter.name,
-            "DriverStatus": self._driver_status(),
-            "Plugins": {"Volume": ["local"], "Network": ["host", "none"], "Authorization": None, "Log": list(DRIVERS)},
-            "MemoryLimit": hierarchies.is_v2 or "memory" in hierarchies.v1,
-            "SwapLimit": self._swap_limit(hierarchies),
-            "CpuCfsPeriod": hierarchies.is_v2 or "cpu" in hierarchies.v1,
-            "CpuCfsQuota": hierarchies.is_v2 or "cpu" in hierarchies.v1,
-            "CPUShares": hierarchies.is_v2 or "cpu" in hierarchies.v1,
-            "CPUSet": hierarchies.is_v2 or "cpuset" in hierarchies.v1,
-            "PidsLimit": hierarchies.is_v2 or "pids" in hierarchies.v1,
-            "IPv4Forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1",
-            "Debug": engine.config.debug,
-            "NFd": len(os.listdir("/proc/self/fd")),
-            "OomKillDisable": not hierarchies.is_v2,
-            "NGoroutines": 0,
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["host", "null"],
+                "Authorization": None,
+                "Log": sorted(DRIVERS),
+            },
+            "Debug": config.debug,
+            "NEventsListener": engine.events.listeners,
             "SystemTime": format_ns(time.time_ns()),
-            "LoggingDriver": engine.config.log_driver,
+            "LoggingDriver": config.log_driver,
             "CgroupDriver": "cgroupfs",
+            "IndexServerAddress": "",
+            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": []},
+            "GenericResources": None,
+            "DockerRootDir": str(config.data_root),
+            "HttpProxy": "",
+            "HttpsProxy": "",
+            "NoProxy": "",
+            "Labels": list(config.labels),
+            "ExperimentalBuild": False,
+            "ServerVersion": __version__,
+            "Runtimes": {RUNTIME: {"path": RUNTIME_PATH}},
+            "DefaultRuntime": RUNTIME,
+            "Swarm": dict(_NO_SWARM),
+            "LiveRestoreEnabled": config.live_restore,
+            "Isolation": "",
+            "InitBinary": "corten-init",
+            "ContainerdCommit": dict(_NO_COMMIT),
+            "RuncCommit": dict(_NO_COMMIT),
+            "InitCommit": dict(_NO_COMMIT),
+        }
+
+    def _about_host(self) -> dict[str, Any]:
+        config = self._engine.config
+        hierarchies = Hierarchies.read()
+        limits = LimitSupport.read(hierarchies)
+        release = os_release()
+        return {
+            "DriverStatus": self._driver_status(),
+            "MemoryLimit": limits.memory,
+            "SwapLimit": limits.swap,
+            "OomKillDisable": limits.oom_kill_disable,
+            "CpuCfsPeriod": limits.cpu_quota,
+            "CpuCfsQuota": limits.cpu_quota,
+            "CPUShares": limits.cpu_shares,
+            "CPUSet": limits.cpuset,
+            "PidsLimit": limits.pids,
+            "IPv4Forwarding": read_text("/proc/sys/net/ipv4/ip_forward") == "1",
+            "BridgeNfIptables": read_text("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
+            "BridgeNfIp6tables": read_text("/proc/sys/net/bridge/bridge-nf-call-ip6tables") == "1",
+            "NFd": len(os.listdir("/proc/self/fd")) - 1,  # but for the listing's own
             "CgroupVersion": "2" if hierarchies.is_v2 else "1",
-            "NEventsListener": 0,
             "KernelVersion": os.uname().release,
             "OperatingSystem": release.get("PRETTY_NAME", "Linux"),
             "OSVersion": release.get("VERSION_ID", ""),
             "OSType": "linux",
             "Architecture": platform.machine(),
-            "IndexServerAddress": "",
-            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": None},
             "NCPU": os.cpu_count() or 1,
-            "MemTotal": _memory(),
-            "GenericResources": None,
-            "DockerRootDir": str(engine.config.data_root),
-            "HttpProxy": "",
-            "HttpsProxy": "",
-            "NoProxy": "",
+            "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "Name": socket.gethostname(),
-            "Labels": list(engine.config.labels),
-            "ExperimentalBuild": False,
-            "ServerVersion": __version__,
-            "Runtimes": {"corten": {"path": "corten-oci"}},
-            "DefaultRuntime": "corten",
-            "Swarm": {
-                "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None
-            },
-            "LiveRestoreEnabled": engine.config.live_restore,
-            "Isolation": "",
-            "InitBinary": "docker-init",
-            "ContainerdCommit": {"ID": "", "Expected": ""},
-            "RuncCommit": {"ID": "", "Expected": ""},
-            "InitCommit": {"ID": "", "Expected": ""},
-            "SecurityOptions": security,
-            "Warnings": self._warnings(hierarchies),
-        }  # fmt: skip
+            "SecurityOptions": self._security_options(cgroup_v2=hierarchies.is_v2),
+            "Warnings": [*limits.missing, *self._warnings(config.seccomp_profile)] or None,
+        }
+
+    def _security_options(self, *, cgroup_v2: bool) -> list[str]:
+        config = self._engine.config
+        options = []
+        if os.path.exists("/proc/sys/kernel/seccomp/actions_avail"):
+            options.append(f"name=seccomp,profile={config.seccomp_profile or 'builtin'}")
+        if (config.default_cgroupns_mode or ("private" if cgroup_v2 else "host")) == "private":
+            options.append("name=cgroupns")
+        if config.no_new_privileges:
+            options.append("name=no-new-privileges")
+        return options
+
+    @staticmethod
+    def _warnings(seccomp_profile: str) -> list[str]:
+        return ["WARNING: daemon is not using the default seccomp profile"] if seccomp_profile else []
 
     def _driver_status(self) -> list[list[str]]:
         root = self._engine.config.data_root
-        kind = _filesystem_of(root)
-        if self._engine.snapshotter.name != "overlay2":
-            return [["Backing Filesystem", kind]]
-        return [["Backing Filesystem", kind], ["Supports d_type", "true"], ["Using metacopy", "false"], ["Native Overlay Diff", "true"]]
-
-    @staticmethod
-    def _swap_limit(hierarchies: Hierarchies) -> bool:
-        if hierarchies.is_v2:
-            return True
-        return os.path.exists(hierarchies.v1.get("memory", "") + "/memory.memsw.limit_in_bytes")
-
-    def _warnings(self, hierarchies: Hierarchies) -> list[str] | None:
-        warnings = []
-        if not hierarchies.is_v2:
-            missing = [name for name in ("memory", "cpu", "cpuset", "pids", "devices", "freezer", "blkio") if name not in hierarchies.v1]
-            warnings += [f"WARNING: the cgroup controller {name} is missing" for name in missing]
-        if not self._swap_limit(hierarchies):
-            warnings.append("WARNING: No swap limit support")
-        return warnings or None
+        if self._engine.snapshotter.name == "overlay2":
+            return overlay_status(root)
+        return [["Backing Filesystem", filesystem_of(root)]]
 
     async def disk_usage(self, types: list[str]) -> dict[str, Any]:
-        """Sizes of images, containers and volumes; walks what has no recorded size."""
+        """Sizes of images, containers and volumes; walks what has no recorded size.
+
+        types: some of container, image, volume and build-cache; none for all
+        """
         engine = self._engine
-        wanted = types or ["container", "image", "volume", "build-cache"]
+        wanted = types or _USAGE_TYPES
         document: dict[str, Any] = {"LayersSize": 0}
         if "image" in wanted:
             document["Images"] = await engine.images.usage()
@@ -188,15 +204,3 @@ class System:
         if "build-cache" in wanted:
             document["BuildCache"] = []
         return document
-
-
-def _filesystem_of(path: Path) -> str:
-    from corten.linux import mounts
-
-    best = ("", "unknown")
-    text = str(path)
-    for entry in mounts.read():
-        prefix = entry.target.rstrip("/") + "/"
-        if (text + "/").startswith(prefix) and len(entry.target) >= len(best[0]):
-            best = (entry.target, entry.kind)
-    return {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs"}.get(best[1], best[1])
