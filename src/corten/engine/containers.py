@@ -317,7 +317,10 @@ class Containers:
         if condition == "not-running" and not runs:
             future.set_result({"StatusCode": container.state.exit_code})
         else:
-            live.waiters.append((condition, future))
+            waiter = (condition, future)
+            live.waiters.append(waiter)
+            # a client that leaves cancels its future: a container that runs for months must not collect them
+            future.add_done_callback(lambda _: waiter in live.waiters and live.waiters.remove(waiter))
         return future
 
     async def rename(self, reference: str, name: str) -> None:

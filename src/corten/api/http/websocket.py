@@ -10,13 +10,13 @@ import hashlib
 
 from corten.api.http.hijack import RawClient
 from corten.api.http.messages import HttpError, Request
+from corten.dockerapi.frames import FrameDecoder
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _NORMAL, _PROTOCOL_ERROR = 1000, 1002
 _CONTROL_LIMIT = 125
 _PONG_BACKLOG = 256 * 1024
-_FRAME_HEADER = 8
 
 
 def handshake(request: Request) -> str:
@@ -126,39 +126,13 @@ class FrameReader:
             raise ProtocolError
 
 
-class _Unframer:
-    """Payloads out of Docker's frames: [stream, 0, 0, 0, length in 4 bytes], of both streams in their order."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._left = 0
-
-    def feed(self, data: bytes) -> bytes:
-        self._buffer += data
-        payloads = []
-        while True:
-            if not self._left:
-                if len(self._buffer) < _FRAME_HEADER:
-                    break
-                self._left = int.from_bytes(self._buffer[4:8], "big")
-                del self._buffer[:_FRAME_HEADER]
-                continue
-            if not self._buffer:
-                break
-            payload = bytes(self._buffer[: self._left])
-            del self._buffer[: len(payload)]
-            self._left -= len(payload)
-            payloads.append(payload)
-        return b"".join(payloads)
-
-
 class WebSocketClient(RawClient):
     """The client's side of an attach over WebSocket."""
 
     def __init__(self, *, framed: bool, linger_s: float = 2.0) -> None:
         super().__init__(linger_s=linger_s)
         self._reader = FrameReader()
-        self._unframer = _Unframer() if framed else None
+        self._frames = FrameDecoder() if framed else None
         self._close_sent = False
 
     def data_received(self, data: bytes) -> None:
@@ -190,9 +164,10 @@ class WebSocketClient(RawClient):
                 return
 
     def send(self, data: bytes) -> None:
-        payload = self._unframer.feed(data) if self._unframer is not None else data
-        if payload and not (self._close_sent or self._finished):
-            self.transport.write(encode_frame(_BINARY, payload))
+        if self._frames is not None:
+            data = b"".join(payload for _, payload in self._frames.feed(data))
+        if data and not (self._close_sent or self._finished):
+            self.transport.write(encode_frame(_BINARY, data))
 
     def finish(self) -> None:
         self._say_close(_NORMAL)

@@ -10,13 +10,15 @@ from corten.api.http.messages import Hijack, Reply, Request, Response
 from corten.api.routes.container_streams import stream_type
 from corten.api.routes.containers import terminal_size
 from corten.api.routing import change, get
+from corten.dockerapi import frames
 from corten.dockerapi.container import ExecCreate, ExecStart
 from corten.errors import CommandNotExecutable, CommandNotFound
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
-_STDOUT = 1
+
+_LONGEST_MESSAGE = 16 * 1024  # fits a socket's buffer whatever its characters
 
 
 async def create(engine: Engine, request: Request) -> Response:
@@ -35,7 +37,8 @@ async def start(engine: Engine, request: Request) -> Reply:
         # as with dockerd: clients have a stream by now, print what it says and ask for the exit code afterwards
         document = await engine.execs.inspect(exec_id)
         tty = bool(document["ProcessConfig"]["tty"])
-        return Hijack(_speaking(f"{error.message}\r\n".encode(), tty=tty), stream_type(request, tty=tty))
+        text = f"{error.message[:_LONGEST_MESSAGE]}\r\n".encode()
+        return Hijack(_speaking(text, tty=tty), stream_type(request, tty=tty))
     if session is None:
         return Response()
     return Hijack(session.sock, stream_type(request, tty=session.tty))
@@ -45,8 +48,7 @@ def _speaking(text: bytes, *, tty: bool) -> socket.socket:
     """A stream that says ``text`` and ends."""
     ours, theirs = socket.socketpair()
     with theirs:
-        head = b"" if tty else bytes((_STDOUT, 0, 0, 0)) + len(text).to_bytes(4, "big")
-        theirs.sendall(head + text[:65536])
+        theirs.sendall(text if tty else frames.encode(frames.STDOUT, text))
     ours.setblocking(False)
     return ours
 
