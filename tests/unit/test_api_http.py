@@ -519,3 +519,17 @@ def test_pipelined_requests_of_a_half_closed_client_are_all_answered(server):
         assert [answer.status for answer in answers] == [200] * 43
         assert answers[-1].headers["connection"] == "close"
         assert client.receive() == b""
+
+
+def test_the_limits_of_a_server_are_its_own():
+    limits = Limits(json_bytes=100, body_timeout_s=0.2, head_bytes=1000)
+    with ApiServer(limits=limits) as server:
+        assert server.ask("POST", "/containers/create", b'{"Image":"' + b"x" * 100 + b'"}').status == 413
+        assert server.ask("GET", "/_ping", headers={"X-Filler": "y" * 1000}).status == 431
+        with server.connect() as client:
+            client.send(
+                b"POST /containers/create HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+            )
+            answer = client.read_answer()
+            assert (answer.status, answer.message) == (408, "the request body took too long")
+            assert client.receive() == b""

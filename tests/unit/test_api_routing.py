@@ -4,7 +4,7 @@ import pytest
 from api_fakes import ApiServer
 
 from corten.api.http.body import RequestBody
-from corten.api.http.messages import HttpError, Request, Response
+from corten.api.http.messages import HttpError, Limits, Request, Response
 from corten.api.routes import ROUTES
 from corten.api.routing import Route, Router, get
 from corten.errors import InvalidParameter
@@ -15,7 +15,7 @@ async def handler(engine, request):
 
 
 def request(method, path):
-    return Request(method, path, 1, {}, RequestBody(None, 0, lambda: None, lambda: None))
+    return Request(method, path, 1, {}, RequestBody(None, 0, lambda: None, lambda: None), Limits())
 
 
 @pytest.fixture(scope="module")

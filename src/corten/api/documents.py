@@ -6,19 +6,25 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from corten.api.errors import message_of
-from corten.api.http.messages import JSON, HttpError, Limits, Request, Response, StreamResponse
+from corten.api.http.messages import JSON, HttpError, Request, Response, StreamResponse
 from corten.api.http.streaming import close_iterator
 from corten.dockerapi.codec import decode, encode
 from corten.errors import InvalidParameter
 
 T = TypeVar("T")
 
-_LIMITS = Limits()
-
 
 def json_response(document: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     """A document with the newline that Go's encoder puts after it."""
     return Response(status, encode(document) + b"\n", JSON, headers)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, whatever it is.  Errors: BodyTooLarge, HttpError 408."""
+    try:
+        return await request.body.read(request.limits.json_bytes, request.limits.body_timeout_s)
+    except TimeoutError:
+        raise HttpError(408, "the request body took too long", closes=True) from None
 
 
 async def read_json_bytes(request: Request) -> bytes:
@@ -33,10 +39,7 @@ async def read_json_bytes(request: Request) -> bytes:
         raise InvalidParameter("malformed Content-Type header (): a request body must be 'application/json'")
     if content_type != JSON:
         raise InvalidParameter(f"unsupported Content-Type header ({content_type[:100]}): must be '{JSON}'")
-    try:
-        return await request.body.read(_LIMITS.json_bytes, _LIMITS.body_timeout_s)
-    except TimeoutError:
-        raise HttpError(408, "the request body took too long", closes=True) from None
+    return await read_body(request)
 
 
 async def read_document(request: Request, kind: type[T]) -> T:

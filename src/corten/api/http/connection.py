@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
                 raise HttpError(417, f"unknown expectation: {expectation[:60]}", closes=True)
             if head.minor and head.framing is not None:
                 body.call_when_wanted(self._send_continue)
-        return Request(head.method, head.target, head.minor, head.headers, body)
+        return Request(head.method, head.target, head.minor, head.headers, body, self._limits)
 
     def _send_continue(self) -> None:
         if not self._transport.is_closing():

@@ -91,6 +91,7 @@ class Request:
         "body",
         "headers",
         "http_minor",
+        "limits",
         "method",
         "outlives_client",
         "params",
@@ -99,12 +100,21 @@ class Request:
         "version",
     )
 
-    def __init__(self, method: str, target: str, http_minor: int, headers: dict[str, str], body: RequestBody) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        http_minor: int,
+        headers: dict[str, str],
+        body: RequestBody,
+        limits: Limits,
+    ) -> None:
         self.method = method
         self.path, _, self.raw_query = target.partition("?")
         self.http_minor = http_minor
         self.headers = headers
         self.body = body
+        self.limits = limits
         self.version: tuple[int, ...] = ()
         self.params: dict[str, str] = {}
         self.outlives_client = False

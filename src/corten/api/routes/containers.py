@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from corten.api.documents import json_response, json_stream, read_document
+from corten.api.documents import json_response, json_stream, read_body, read_document
 from corten.api.http.messages import Request, Response, StreamResponse
 from corten.api.routing import Route, change, get
 from corten.dockerapi.container import ContainerCreate, ContainerUpdate
@@ -51,7 +51,7 @@ async def changes(engine: Engine, request: Request) -> Response:
 
 
 async def start(engine: Engine, request: Request) -> Response:
-    body = await request.body.read(64 * 1024, 60)
+    body = await read_body(request)
     if len(body.strip()) > _LARGEST_EMPTY_BODY:
         raise InvalidParameter(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
