@@ -533,3 +533,23 @@ def test_the_limits_of_a_server_are_its_own():
             answer = client.read_answer()
             assert (answer.status, answer.message) == (408, "the request body took too long")
             assert client.receive() == b""
+
+
+def test_the_rest_of_an_unwanted_body_has_its_time():
+    with ApiServer(limits=Limits(body_timeout_s=0.2)) as server, server.connect() as client:
+        client.send(b"PUT /containers/nope/archive?path=/ HTTP/1.1\r\nContent-Length: 100\r\n\r\nabc")
+        answer = client.read_answer()
+        assert (answer.status, answer.headers.get("connection")) == (404, None)
+        assert client.read_all() == b""
+
+
+def test_a_pipelining_client_that_pauses_is_not_taken_for_one_with_half_a_head():
+    with ApiServer(limits=Limits(header_timeout_s=0.1)) as server, server.connect() as client:
+        client.sock.settimeout(0.5)
+        request = b"GET /containers/json HTTP/1.1\r\n\r\n"
+        sent = flood(client.sock, request * 100, 10_000_000)
+        time.sleep(1.5)  # the server looks after its connections once a second
+        client.sock.settimeout(10)
+        for _ in range(1000):
+            assert client.read_answer().status == 200
+        assert sent > 1000 * len(request)

@@ -57,5 +57,7 @@ def error_response(error: Exception, what: str) -> Response:
         logger.warning("%s: %s", what, error)
     if status == 304:
         return Response(304)
-    headers = error.headers if isinstance(error, HttpError) else ()
-    return Response(status, encode({"message": message_of(error)}) + b"\n", JSON, headers)
+    response = Response(status, encode({"message": message_of(error)}) + b"\n", JSON)
+    if isinstance(error, HttpError):
+        response.headers, response.closes = error.headers, error.closes
+    return response

@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
     def _send(self, request: Request, response: Response) -> None:
         if self._transport.is_closing():
             return
-        keeps = self._keeps(request)
+        keeps = not response.closes and self._keeps(request)
         body = response.body
         framing = b"" if response.status in BODILESS else b"Content-Length: %d\r\n" % len(body)
         head = self._application.heads.head(
@@ -323,6 +323,7 @@ class Connection(asyncio.Protocol):
             self._next_request()
         else:
             self._skipping = True
+            self._idle_since = self._loop.time()
             self._release_body()
 
     def _next_request(self) -> None:
@@ -430,10 +431,13 @@ class Connection(asyncio.Protocol):
             if now - self._idle_since > self._limits.idle_timeout_s:
                 self._transport.abort()  # it does not read its last answer
             return
-        if self._request is not None:
+        if self._skipping:
+            if now - self._idle_since > self._limits.body_timeout_s:
+                self._transport.abort()
+        elif self._request is not None:
             if self._half_closed and has_hung_up(self._transport):
                 self._transport.abort()
-        elif self._buffer:
+        elif self._searched:  # half a head
             if now - self._head_since > self._limits.header_timeout_s:
                 self._refuse(HttpError(408, "the request head took too long", closes=True))
         elif now - self._idle_since > self._limits.idle_timeout_s:

@@ -46,7 +46,7 @@ class Limits:
     ahead_bytes:      a body's bytes, or pipelined ones, that are received before somebody wants them
     skip_bytes:       the rest of an unwanted body that is read and dropped to keep the connection
     header_timeout_s: from the first byte of a head to its last
-    body_timeout_s:   silence within a body that is read whole
+    body_timeout_s:   silence within a body that is read whole; time for the rest of one that nobody wants
     idle_timeout_s:   between requests
     linger_s:         how long a client gets to read our last bytes before the connection is closed
     """
@@ -138,12 +138,13 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """A complete response."""
+    """A complete response.  ``closes``: no other request can come on this connection."""
 
     status: int = 200
     body: bytes = b""
     content_type: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
 
 
 @dataclass(slots=True)
