@@ -6,6 +6,7 @@ Changes of state are ``lifecycle``'s; documents are ``inspect``'s.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import logging
 import os
@@ -153,8 +154,8 @@ class Containers:
             attempt += 1
         return name
 
-    def _mount_points(self, container: Container) -> list[MountPoint]:
-        def others(reference: str) -> list[MountPoint]:
+    def _mount_points(self, container: Container) -> builtins.list[MountPoint]:
+        def others(reference: str) -> builtins.list[MountPoint]:
             return self._index.find(reference).container.mount_points
 
         points = resolve_mount_points(
@@ -190,7 +191,7 @@ class Containers:
     def find(self, reference: str) -> Live:
         return self._index.find(reference)
 
-    def all(self) -> list[Container]:
+    def all(self) -> builtins.list[Container]:
         """Every container's record."""
         return [live.container for live in self._index]
 
@@ -210,8 +211,13 @@ class Containers:
         self._lifecycle.publish(live, "commit", comment=comment, imageID=image_id, imageRef=reference)
 
     async def list(
-        self, *, all: bool = False, limit: int = 0, size: bool = False, filters: dict[str, list[str]] | None = None
-    ) -> list[dict[str, Any]]:
+        self,
+        *,
+        all: bool = False,
+        limit: int = 0,
+        size: bool = False,
+        filters: dict[str, builtins.list[str]] | None = None,
+    ) -> builtins.list[dict[str, Any]]:
         """Newest first.  Errors: InvalidParameter for an unknown filter."""
         chosen = self._filtered(filters or {}, everything=all or limit > 0)
         chosen.sort(key=lambda live: live.container.created_ns, reverse=True)
@@ -226,12 +232,14 @@ class Containers:
             documents.append(document)
         return documents
 
-    def _filtered(self, wanted: dict[str, list[str]], *, everything: bool) -> list[Live]:
+    def _filtered(self, wanted: dict[str, builtins.list[str]], *, everything: bool) -> builtins.list[Live]:
         matcher = filters.ContainerFilter(wanted, self._index, self._images)
         if not (everything or matcher.covers_stopped):
-            candidates = [live for live in self._index if live.container.is_running or live.container.status is Status.RESTARTING]
+            candidates = [
+                live for live in self._index if live.container.is_running or live.container.status is Status.RESTARTING
+            ]
         else:
-            candidates = list(self._index)
+            candidates = [*self._index]
         return [live for live in candidates if matcher.matches(live.container, self._health.status(live.container.id))]
 
     def _sizes(self, container: Container) -> tuple[int, int]:
@@ -267,16 +275,18 @@ class Containers:
         self._lifecycle.publish(live, "top")
         return document
 
-    def _cgroup_pids(self, live: Live) -> list[int]:
+    def _cgroup_pids(self, live: Live) -> builtins.list[int]:
         return stats.cgroup_of(self._preparation.cgroup_path(live.container)).pids()
 
-    async def changes(self, reference: str) -> list[dict[str, Any]]:
+    async def changes(self, reference: str) -> builtins.list[dict[str, Any]]:
         container = self.find(reference).container
         kinds = {"C": 0, "A": 1, "D": 2}
         found = await run_blocking(self._snapshotter.changes, container.id)
         return [{"Path": change.path, "Kind": kinds[change.kind]} for change in found]
 
-    async def stats(self, reference: str, *, stream: bool = True, one_shot: bool = False) -> AsyncIterator[dict[str, Any]]:
+    async def stats(
+        self, reference: str, *, stream: bool = True, one_shot: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         live = self.find(reference)
         async with contextlib.aclosing(self._statistics.samples(live, stream=stream, one_shot=one_shot)) as samples:
             async for sample in samples:
@@ -320,7 +330,7 @@ class Containers:
             waiter = (condition, future)
             live.waiters.append(waiter)
             # a client that leaves cancels its future: a container that runs for months must not collect them
-            future.add_done_callback(lambda _: waiter in live.waiters and live.waiters.remove(waiter))
+            future.add_done_callback(lambda _: live.forget_waiter(waiter))
         return future
 
     async def rename(self, reference: str, name: str) -> None:
@@ -435,7 +445,7 @@ class Containers:
             live.removing = False
             logger.exception("automatic removal of container %s failed", live.container.id[:12])
 
-    async def prune(self, wanted: dict[str, list[str]]) -> dict[str, Any]:
+    async def prune(self, wanted: dict[str, builtins.list[str]]) -> dict[str, Any]:
         """Remove what does not run.  Filters: until, label, label!."""
         matcher = filters.PruneFilter(wanted)
         deleted, reclaimed = [], 0
@@ -476,7 +486,11 @@ class Containers:
                 theirs.close()
             elif live.shim is not None:
                 await live.shim.attach(
-                    stream=theirs, stdin=query.stdin, stdout=query.stdout, stderr=query.stderr, detach_keys=query.detach_keys
+                    stream=theirs,
+                    stdin=query.stdin,
+                    stdout=query.stdout,
+                    stderr=query.stderr,
+                    detach_keys=query.detach_keys,
                 )
                 theirs.close()
             else:
@@ -557,7 +571,13 @@ class Containers:
         return document, iterate_in_thread(chunks)
 
     async def archive_put(
-        self, reference: str, path: str, body: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
+        self,
+        reference: str,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
     ) -> None:
         live = self.find(reference)
 
@@ -615,4 +635,3 @@ def _remove_directory(directory: Path) -> None:
         paths.remove_tree(parent, directory.name)
     finally:
         os.close(parent)
-

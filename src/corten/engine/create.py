@@ -120,7 +120,11 @@ def check_config(config: ContainerConfig) -> None:
         parse_port(key)
     health = config.healthcheck
     if health:
-        for what, value in (("Interval", health.interval), ("Timeout", health.timeout), ("StartInterval", health.start_interval)):
+        for what, value in (
+            ("Interval", health.interval),
+            ("Timeout", health.timeout),
+            ("StartInterval", health.start_interval),
+        ):
             if value and value < _MILLISECOND_NS:
                 raise InvalidParameter(f"{what} in Healthcheck cannot be less than 1ms")
         if health.retries < 0:
@@ -219,7 +223,9 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
     if host_config.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if host_config.port_bindings or host_config.publish_all_ports:
-        raise NotImplementedYet("published ports need bridge networks, which are not supported yet: use network mode host")
+        raise NotImplementedYet(
+            "published ports need bridge networks, which are not supported yet: use network mode host"
+        )
     if host_config.links:
         raise NotImplementedYet("links need bridge networks, which are not supported yet")
     if host_config.storage_opt:
@@ -230,7 +236,9 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
         raise InvalidParameter(f"unknown or invalid runtime name: {host_config.runtime}")
     for device in host_config.devices:
         if device.cgroup_permissions.strip("rwm"):
-            raise InvalidParameter(f"invalid device permissions '{device.cgroup_permissions}' for {device.path_on_host}")
+            raise InvalidParameter(
+                f"invalid device permissions '{device.cgroup_permissions}' for {device.path_on_host}"
+            )
     for rule in host_config.device_cgroup_rules:
         if not re.fullmatch(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}", rule):
             raise InvalidParameter(f"invalid device cgroup rule format: '{rule}'")

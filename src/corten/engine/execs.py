@@ -77,7 +77,9 @@ class Execs:
         if not command or not command[0]:
             raise InvalidParameter("No exec command specified")
         if request.working_dir and not request.working_dir.startswith("/"):
-            raise InvalidParameter(f"the working directory '{request.working_dir}' is invalid, it needs to be an absolute path")
+            raise InvalidParameter(
+                f"the working directory '{request.working_dir}' is invalid, it needs to be an absolute path"
+            )
         parse_detach_keys(request.detach_keys)
         container = live.container
         process = exec_process(
@@ -99,7 +101,11 @@ class Execs:
         """
         instance = self.find(exec_id)
         if instance.started:
-            raise Conflict(f"exec command {exec_id} is already running" if instance.running else f"Error: Exec command {exec_id} has already run")
+            raise Conflict(
+                f"exec command {exec_id} is already running"
+                if instance.running
+                else f"Error: Exec command {exec_id} has already run"
+            )
         live, request = instance.live, instance.request
         self._check_running(live)
         assert live.shim is not None

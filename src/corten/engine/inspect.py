@@ -15,7 +15,7 @@ _SECOND_NS = 10**9
 
 
 def state_text(container: Container, now_ns: int, health: str = "") -> str:
-    """"Up 3 seconds (healthy)", "Exited (0) 2 hours ago", "Created" …"""
+    """ "Up 3 seconds (healthy)", "Exited (0) 2 hours ago", "Created" …"""
     state = container.state
     up = human_duration(max(0, now_ns - state.started_ns) / _SECOND_NS)
     ago = human_duration(max(0, now_ns - state.finished_ns) / _SECOND_NS)
@@ -122,7 +122,16 @@ def document(
     config["Entrypoint"] = as_list(container.config.entrypoint) or None
     for name in ("Volumes", "ExposedPorts", "OnBuild"):
         config[name] = config[name] or None
-    for name in ("StopTimeout", "StopSignal", "Healthcheck", "Shell", "ExposedPorts", "MacAddress", "NetworkDisabled", "ArgsEscaped"):
+    for name in (
+        "StopTimeout",
+        "StopSignal",
+        "Healthcheck",
+        "Shell",
+        "ExposedPorts",
+        "MacAddress",
+        "NetworkDisabled",
+        "ArgsEscaped",
+    ):
         if not config[name]:
             del config[name]
     return {
@@ -175,7 +184,16 @@ _NULL_WHEN_EMPTY = (
     "Binds VolumesFrom CapAdd CapDrop DnsOptions GroupAdd Links SecurityOpt ExtraHosts Devices DeviceCgroupRules "
     "DeviceRequests BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps Ulimits"
 ).split()
-_ABSENT_WHEN_EMPTY = ("Mounts", "Tmpfs", "Sysctls", "StorageOpt", "Annotations", "Init", "KernelMemory", "KernelMemoryTCP")
+_ABSENT_WHEN_EMPTY = (
+    "Mounts",
+    "Tmpfs",
+    "Sysctls",
+    "StorageOpt",
+    "Annotations",
+    "Init",
+    "KernelMemory",
+    "KernelMemoryTCP",
+)
 
 
 def host_config_document(container: Container) -> dict[str, Any]:

@@ -146,12 +146,19 @@ class Lifecycle:
                     container_id=container.id,
                     spec=spec,
                     rootfs=rootfs,
-                    log={"type": log.type, "config": log.config, "path": container.log_path, "attributes": log_attributes(container)},
+                    log={
+                        "type": log.type,
+                        "config": log.config,
+                        "path": container.log_path,
+                        "attributes": log_attributes(container),
+                    },
                     open_stdin=container.config.open_stdin,
                     stdin_once=container.config.stdin_once,
                     bundle=str(self._preparation.directory(container.id)),
                     attach=[
-                        StreamRequest(item.stream, item.query.stdin, item.query.stdout, item.query.stderr, item.query.detach_keys)
+                        StreamRequest(
+                            item.stream, item.query.stdin, item.query.stdout, item.query.stderr, item.query.detach_keys
+                        )
                         for item in pending
                     ],
                 )
@@ -339,7 +346,9 @@ class Lifecycle:
             return False
         number = parse_signal(signal_name or container.config.stop_signal or "SIGTERM")
         if timeout_s is None:
-            timeout_s = container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_STOP_TIMEOUT_S
+            timeout_s = (
+                container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_STOP_TIMEOUT_S
+            )
         container.state.stopped_by_user = True
         self._store.save(container)
         if container.status is Status.PAUSED:
@@ -350,7 +359,9 @@ class Lifecycle:
             await self._signal(live, SIGKILL)
             self.publish(live, "kill", signal=str(SIGKILL))
             if not await self._wait_stopped(live, stopped, _KILL_WAIT_S):
-                raise Unavailable(f"cannot stop container: {container.name}: it did not end within {_KILL_WAIT_S} s of SIGKILL")
+                raise Unavailable(
+                    f"cannot stop container: {container.name}: it did not end within {_KILL_WAIT_S} s of SIGKILL"
+                )
         self.publish(live, "stop")
         return True
 

@@ -66,9 +66,7 @@ def check_memory(limits: Resources) -> None:
     if not memory and swap > 0:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
-        raise InvalidParameter(
-            f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100"
-        )
+        raise InvalidParameter(f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100")
     if 0 < reservation < MINIMUM_MEMORY:
         raise InvalidParameter("Minimum memory reservation allowed is 6MB")
     if memory and reservation and memory < reservation:
@@ -236,10 +234,19 @@ def merge_update(host_config: HostConfig, update: Resources) -> Resources:
     """
     merged = Resources(**{name: getattr(host_config, name) for name in Resources.__struct_fields__})
     if update.nano_cpus and (host_config.cpu_period or host_config.cpu_quota):
-        raise InvalidParameter("Conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set")
+        raise InvalidParameter(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set"
+        )
     if (update.cpu_period or update.cpu_quota) and host_config.nano_cpus:
-        raise InvalidParameter("Conflicting options: CPU Period or Quota cannot be updated as NanoCPUs has already been set")
-    if update.memory and not update.memory_swap and host_config.memory_swap > 0 and update.memory > host_config.memory_swap:
+        raise InvalidParameter(
+            "Conflicting options: CPU Period or Quota cannot be updated as NanoCPUs has already been set"
+        )
+    if (
+        update.memory
+        and not update.memory_swap
+        and host_config.memory_swap > 0
+        and update.memory > host_config.memory_swap
+    ):
         raise InvalidParameter(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )

@@ -45,6 +45,11 @@ class Live:
     shm_mounted: bool = False
     exec_ids: list[str] = field(default_factory=list)
 
+    def forget_waiter(self, waiter: tuple[str, asyncio.Future[dict[str, Any]]]) -> None:
+        """The wait is over or its client has left."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+
     def resolve_waiters(self, conditions: frozenset[str], exit_code: int, error: str = "") -> None:
         """Answer the ``wait`` calls with one of these conditions."""
         result: dict[str, Any] = {"StatusCode": exit_code}

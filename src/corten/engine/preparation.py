@@ -213,7 +213,9 @@ def _resolv_conf(container: Container) -> str:
     host = container.host_config
     lines = _read_text("/etc/resolv.conf").splitlines()
     if host.dns:
-        lines = [line for line in lines if not line.startswith("nameserver")] + [f"nameserver {item}" for item in host.dns]
+        lines = [line for line in lines if not line.startswith("nameserver")] + [
+            f"nameserver {item}" for item in host.dns
+        ]
     if host.dns_search:
         lines = [line for line in lines if not line.startswith(("search", "domain"))]
         if host.dns_search != ["."]:

@@ -143,7 +143,11 @@ class Recovery:
         roots = (f"{self._config.data_root}/", f"{self._config.exec_root}/shm/")
         for mount in reversed(mounts.read()):
             parts = set(Path(mount.target).parts)
-            if not mount.target.startswith(roots) or not mount.target.endswith("/merged") and "/shm/" not in mount.target:
+            if (
+                not mount.target.startswith(roots)
+                or not mount.target.endswith("/merged")
+                and "/shm/" not in mount.target
+            ):
                 continue
             if not parts & running:
                 logger.info("unmounting leftover %s", mount.target)

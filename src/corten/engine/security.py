@@ -62,7 +62,9 @@ class SecurityOptions:
     writable_cgroups: bool = False
 
 
-def parse_security_options(options: list[str], *, no_new_privileges: bool, apparmor_enabled: bool, selinux_enabled: bool) -> SecurityOptions:
+def parse_security_options(
+    options: list[str], *, no_new_privileges: bool, apparmor_enabled: bool, selinux_enabled: bool
+) -> SecurityOptions:
     """Errors: InvalidParameter for what is unknown or what this host cannot enforce."""
     found: dict[str, Any] = {"no_new_privileges": no_new_privileges}
     for option in options:
@@ -84,13 +86,17 @@ def parse_security_options(options: list[str], *, no_new_privileges: bool, appar
                 _check_profile(value)
         elif key == "apparmor":
             if value != "unconfined" and not apparmor_enabled:
-                raise InvalidParameter(f"invalid --security-opt: apparmor={value}: AppArmor is not enabled on this host")
+                raise InvalidParameter(
+                    f"invalid --security-opt: apparmor={value}: AppArmor is not enabled on this host"
+                )
             found["apparmor"] = value
         elif key == "label":
             if value != "disable" and not selinux_enabled:
                 raise InvalidParameter(f"invalid --security-opt: label={value}: SELinux is not enabled on this host")
             if value != "disable":
-                raise InvalidParameter("invalid --security-opt: SELinux labels are not supported yet, only label=disable is")
+                raise InvalidParameter(
+                    "invalid --security-opt: SELinux labels are not supported yet, only label=disable is"
+                )
         elif key == "systempaths" and value == "unconfined":
             found["unmasked"] = True
         else:

@@ -143,7 +143,9 @@ def _process(container: Container, given: SpecInput) -> dict[str, Any]:
     return process
 
 
-def exec_process(container: Container, request: ExecCreate, capabilities: list[str], *, no_new_privileges: bool) -> dict[str, Any]:
+def exec_process(
+    container: Container, request: ExecCreate, capabilities: list[str], *, no_new_privileges: bool
+) -> dict[str, Any]:
     """The ``process`` of an exec: the container's environment and user unless the request says otherwise."""
     merged = {name: value for name, _, value in (item.partition("=") for item in environment(container))}
     if request.tty:
@@ -203,12 +205,15 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
     if host.ipc_mode != "none":
         system.append(_shm(container, given))
     for destination, source in given.files.items():
-        system.append(
-            {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate"]}
-        )
+        system.append({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate"]})
     if given.init_source:
         system.append(
-            {"destination": INIT_PATH, "type": "bind", "source": given.init_source, "options": ["bind", "ro", "rprivate"]}
+            {
+                "destination": INIT_PATH,
+                "type": "bind",
+                "source": given.init_source,
+                "options": ["bind", "ro", "rprivate"],
+            }
         )
     taken = {mount["destination"].rstrip("/") or "/" for mount in given.mounts}
     return [mount for mount in system if mount["destination"] not in taken] + given.mounts
