@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.dev
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name 'init-*' 2>/dev/null)
 WORKERS ?= 2
 
-.PHONY: help run test test-unit test-engine test-clients test-faults test-vm check bench images clean
+.PHONY: help run test test-unit test-engine test-clients test-faults types check bench images clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,10 @@ test-clients: $(DEV_STAMP) ## unmodified clients against a real daemon
 test-faults: $(DEV_STAMP) ## crashes, full disks, hostile input
 	tools/install-packages test
 	$(BIN)/pytest $(PYTEST_ARGS) tests/faults
+
+types: $(DEV_STAMP) ## types and import directions
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit/test_layers.py
 
 check: $(DEV_STAMP) ## lint, format, types, import directions
 	$(BIN)/ruff format --check .
