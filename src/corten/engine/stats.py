@@ -136,6 +136,7 @@ class _Sampler:
 
     live: Live
     path: str
+    read: Callable[[str], Sample | None]
     run_ns: int = 0
     last: Sample | None = None
     before: Sample | None = None
@@ -147,7 +148,7 @@ class _Sampler:
         """A new sample; None when the container does not run."""
         container = self.live.container
         run_ns = container.state.started_ns
-        sample = await run_blocking(Sample.take, self.path) if container.is_running else None
+        sample = await run_blocking(self.read, self.path) if container.is_running else None
         if sample is None or run_ns != self.run_ns:
             self.before, self.run_ns = None, run_ns  # what a former run used does not count
         else:
@@ -167,11 +168,15 @@ class Statistics:
     """The statistics of this daemon's containers.
 
     cgroup_path: the cgroup of a container
+    take:        reads a cgroup's numbers
     """
 
-    def __init__(self, cgroup_path: Callable[[Container], str], tasks: Tasks) -> None:
+    def __init__(
+        self, cgroup_path: Callable[[Container], str], tasks: Tasks, take: Callable[[str], Sample | None] = Sample.take
+    ) -> None:
         self._cgroup_path = cgroup_path
         self._tasks = tasks
+        self._take = take
         self._samplers: dict[str, _Sampler] = {}
 
     def forget(self, container_id: str) -> None:
@@ -187,7 +192,8 @@ class Statistics:
         """
         sampler = self._samplers.get(live.container.id)
         if sampler is None:
-            sampler = self._samplers[live.container.id] = _Sampler(live, self._cgroup_path(live.container))
+            sampler = _Sampler(live, self._cgroup_path(live.container), self._take)
+            self._samplers[live.container.id] = sampler
         if not stream:
             yield await self._single(sampler, one_shot=one_shot)
             return
@@ -195,17 +201,19 @@ class Statistics:
         if sampler.task is None or sampler.task.done():
             sampler.task = self._tasks.spawn(self._run(sampler), f"stats {live.container.id[:12]}")
         try:
-            while True:
+            while self._knows(sampler):
                 await sampler.beat.wait()
-                if self._samplers.get(live.container.id) is not sampler:
-                    return
-                yield sampler.document()
+                if self._knows(sampler):
+                    yield sampler.document()
         finally:
             sampler.listeners -= 1
 
+    def _knows(self, sampler: _Sampler) -> bool:
+        return self._samplers.get(sampler.live.container.id) is sampler
+
     async def _run(self, sampler: _Sampler) -> None:
         """Sample while somebody listens; a failure is an empty document, not the end of all streams."""
-        while sampler.listeners and self._samplers.get(sampler.live.container.id) is sampler:
+        while sampler.listeners and self._knows(sampler):
             try:
                 await sampler.take()
             except Exception:
