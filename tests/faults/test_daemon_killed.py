@@ -1,0 +1,46 @@
+"""The daemon may be killed at any time: programs go on, logs are whole, exits are known."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.needs("docker", "busybox")]
+
+
+def wait_for(check, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_containers_are_found_again_and_exits_are_known(fresh_daemon) -> None:
+    daemon = fresh_daemon
+    counter = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 7"
+    daemon.docker("run", "-d", "--name", "ends", "busybox", "sh", "-c", counter)
+    daemon.docker("run", "-d", "--name", "stays", "busybox", "sleep", "300")
+    pid = daemon.inspect("stays")["State"]["Pid"]
+    time.sleep(0.5)
+    daemon.kill()
+    time.sleep(2.5)
+    daemon.start()
+    wait_for(lambda: daemon.inspect("ends")["State"]["Status"] == "exited")
+    assert daemon.inspect("ends")["State"]["ExitCode"] == 7
+    assert daemon.docker("logs", "ends").stdout.splitlines() == [f"line {number}" for number in range(40)]
+    state = daemon.inspect("stays")["State"]
+    assert state["Running"] is True
+    assert state["Pid"] == pid
+    assert daemon.docker("exec", "stays", "echo", "alive").stdout == "alive\n"
+
+
+def test_second_daemon_on_the_same_data_root_is_refused(fresh_daemon) -> None:
+    from conftest import Daemon
+
+    second = Daemon(fresh_daemon.directory / "second")
+    second.directory.mkdir()
+    second.data_root = fresh_daemon.data_root
+    second.start(check=False)
+    assert second.process.wait(10) == 1
+    assert "another daemon" in second.log.read_text()
