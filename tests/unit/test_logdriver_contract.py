@@ -11,7 +11,7 @@ import time
 import pytest
 
 from corten.dockerapi.frames import FrameDecoder
-from corten.errors import InvalidParameter
+from corten.errors import NotImplementedYet
 from corten.logdriver.lines import MAXIMUM_LINE
 from corten.logdriver.options import parse
 from corten.logdriver.reader import open_reader
@@ -633,5 +633,5 @@ def test_none_keeps_nothing_and_cannot_be_read(tmp_path):
     writer.rotate()
     writer.close()
     assert writer.dropped == 0
-    with pytest.raises(InvalidParameter, match="configured logging driver does not support reading"):
+    with pytest.raises(NotImplementedYet, match="configured logging driver does not support reading"):
         open_reader("none", "", ReadRequest())

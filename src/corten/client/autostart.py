@@ -21,7 +21,7 @@ from corten.errors import CortenError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 START_WITHIN_S = 10.0
 IDLE_EXIT_S = 300
@@ -44,14 +44,14 @@ def _locked(directory: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _open_log() -> tuple[int, str]:
-    """A descriptor of the daemon's log, and its path: in the data root, or beside the socket if need be."""
-    for directory in (address.data_root(), address.exec_root()):
+def _open_log(directories: Sequence[str]) -> tuple[int, str]:
+    """A descriptor of the daemon's log, and its path, in the first directory that is writable."""
+    for directory in directories:
         path = os.path.join(directory, "cortend.log")
         with contextlib.suppress(OSError):
             os.makedirs(directory, mode=0o711, exist_ok=True)
             return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640), path
-    raise Unavailable(f"cannot start the Corten daemon: {address.data_root()} is not writable")
+    raise Unavailable(f"cannot start the Corten daemon: {directories[0]} is not writable")
 
 
 def _tail(path: str, start: int) -> str:
@@ -63,12 +63,15 @@ def _tail(path: str, start: int) -> str:
     return ""
 
 
-def start_daemon(path: str, log_level: str = "info", *, command: tuple[str, ...] = ()) -> None:
+def start_daemon(
+    path: str, log_level: str = "info", *, command: Sequence[str] = (), log_directories: Sequence[str] = ()
+) -> None:
     """Start a daemon that listens on the socket ``path`` and return when it does.
 
     It outlives this command, and leaves when it has been idle for a while.
 
-    command: what to start in the place of ``cortend``
+    command:         what to start in the place of ``cortend``
+    log_directories: where its log may be, best first (the data root, else beside the socket)
 
     Errors: Unavailable with the end of the daemon's log when it does not come up within ten seconds.
     """
@@ -84,7 +87,7 @@ def start_daemon(path: str, log_level: str = "info", *, command: tuple[str, ...]
     with _locked(os.path.dirname(path)):
         if is_listening(path):
             return  # another command was faster
-        log, log_path = _open_log()
+        log, log_path = _open_log(log_directories or (address.data_root(), os.path.dirname(path)))
         start = os.fstat(log).st_size
         try:
             # a session of its own: the terminal's signals are not for it

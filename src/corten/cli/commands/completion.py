@@ -64,7 +64,8 @@ def candidates(context: Context, words: list[str]) -> list[str]:
     *before, current = words or [""]
     name, rest = registry.find(before)
     if not name:
-        found = _commands(before[0] if before[:1] and before[0] in registry.GROUPS else "")
+        group = before[0] if before else ""
+        found = _commands(group) if not group or group in registry.GROUPS else ()
     elif current.startswith("-"):
         from corten.cli.main import load
 
