@@ -146,7 +146,7 @@ def test_another_user_has_no_capabilities_and_all_its_groups(busybox_rootfs: Pat
 
 @pytest.mark.parametrize("name", ["4294967296", "2147483648:0", "-1", "0:4294967295"])
 def test_ids_that_would_wrap_are_refused(busybox_rootfs: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidParameter, match="should be in range"):
+    with pytest.raises(InvalidParameter, match="uids and gids must be in range 0-2147483647"):
         run(make_spec(busybox_rootfs, "id", user={"uid": 0, "gid": 0, "username": name}), tmp_path)
 
 

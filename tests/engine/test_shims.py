@@ -834,7 +834,7 @@ async def test_hooks_run_in_their_order(world, shims):
     found = [line.split(" ", 1) for line in record.read_text().splitlines()]
     assert [name for name, _ in found] == list(names)
     states = [json.loads(state) for _, state in found]
-    assert [state["status"] for state in states] == ["created", "running", "stopped"]
+    assert [state["status"] for state in states] == ["creating", "running", "stopped"]
     assert {state["id"] for state in states} == {bundle.id}
 
 

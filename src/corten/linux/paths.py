@@ -61,6 +61,11 @@ def mkdirs_in_root(root: int, path: str, mode: int = 0o755, uid: int = 0, gid: i
 
     Links on the way are followed inside the root; a dangling one is an error (ENOENT), never created through.
     """
+    try:
+        # the common case in one call
+        return open_in_root(root, path or "/", _DIRECTORY)
+    except FileNotFoundError:
+        pass
     parts = [part for part in path.split("/") if part not in ("", ".")]
     walked = ""
     current = open_in_root(root, "/", _DIRECTORY)
@@ -72,10 +77,8 @@ def mkdirs_in_root(root: int, path: str, mode: int = 0o755, uid: int = 0, gid: i
             except FileNotFoundError:
                 if part == "..":
                     raise
-                created = _make_directory(current, part, mode)
+                _make_directory(current, part, mode, uid, gid)
                 following = open_in_root(root, walked, _DIRECTORY)
-                if created and (uid or gid):
-                    os.chown(f"/proc/self/fd/{following}", uid, gid)
             os.close(current)
             current = following
     except BaseException:
@@ -84,14 +87,20 @@ def mkdirs_in_root(root: int, path: str, mode: int = 0o755, uid: int = 0, gid: i
     return current
 
 
-def _make_directory(directory: int, name: str, mode: int) -> bool:
+def _make_directory(directory: int, name: str, mode: int, uid: int, gid: int) -> None:
+    """Mode and owner are set through a descriptor: a path through /proc may be the container's own by now."""
     try:
         os.mkdir(name, mode, dir_fd=directory)
     except FileExistsError:
-        return False
-    # mkdir's mode is cut by the umask: say it again
-    os.chmod(f"/proc/self/fd/{directory}/{name}", mode)
-    return True
+        return
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        # mkdir's mode is cut by the umask: say it again
+        os.fchmod(made, mode)
+        if uid or gid:
+            os.fchown(made, uid, gid)
+    finally:
+        os.close(made)
 
 
 def clean(path: str) -> str:
@@ -111,7 +120,11 @@ def create_file_in_root(root: int, path: str, mode: int = 0o644) -> int:
     directory = mkdirs_in_root(root, parent)
     try:
         try:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory))
+            os.close(
+                os.open(
+                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory
+                )
+            )
         except FileExistsError:
             pass
     finally:
@@ -147,9 +160,16 @@ def remove_tree(directory: int, name: str) -> None:
     except FileNotFoundError:
         return
     except (IsADirectoryError, PermissionError) as error:
-        if error.errno == errno.EPERM and not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        if error.errno == errno.EPERM and not stat.S_ISDIR(
+            os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        ):
             raise
-    child = openat2(directory, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+    child = openat2(
+        directory,
+        name,
+        os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+        resolve=RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH,
+    )
     try:
         _empty(child)
     finally:
@@ -166,7 +186,10 @@ def _empty(top: int) -> None:
         if names[-1]:
             name = names[-1].pop()
             child = openat2(
-                owners[-1], name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+                owners[-1],
+                name,
+                os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+                resolve=RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH,
             )
             owners.append(child)
             names.append(_remove_files(child))

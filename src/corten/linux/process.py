@@ -27,6 +27,7 @@ CLONE_INTO_CGROUP = 0x200000000
 CLOSE_RANGE_CLOEXEC = 4
 
 PR_SET_PDEATHSIG = 1
+PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
@@ -148,7 +149,8 @@ def setdomainname(name: str) -> None:
 
 
 def join_session_keyring(name: str) -> None:
-    call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, encode(name), 0, 0, 0)
+    """Leave the caller's keys behind: a session keyring of this name, or with "" a new one without a name."""
+    call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, encode(name) if name else None, 0, 0, 0)
 
 
 def seccomp_filter(program: bytes, flags: int = 0) -> None:
@@ -202,6 +204,36 @@ def personality(persona: int) -> int:
 
 def ioprio_set(value: int) -> None:
     call("ioprio_set", 1, 0, value)
+
+
+class _SchedAttr(ctypes.Structure):
+    """``struct sched_attr`` of sched_setattr(2), its first version."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    )
+
+
+def sched_setattr(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> None:
+    """The calling thread's scheduling; times in nanoseconds."""
+    attributes = _SchedAttr(ctypes.sizeof(_SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
+    call("sched_setattr", 0, attributes, 0)
+
+
+def set_mempolicy(mode: int, nodes: list[int]) -> None:
+    """The calling thread's NUMA policy for new memory."""
+    words = (ctypes.c_ulong * 64)()
+    for node in nodes:
+        words[node // 64] |= 1 << node % 64
+    # the kernel reads one bit less than it is told (set_mempolicy(2), "Bugs")
+    call("set_mempolicy", mode, ctypes.byref(words) if nodes else None, 4097 if nodes else 0)
 
 
 def sealed_memfd(name: str, content: bytes) -> int:

@@ -1,20 +1,24 @@
-"""What parent and init tell each other, and in which order.
+"""What parent and child say to each other while a container is made.
 
 ::
 
-    parent                                   child (becomes init)
+    parent                                      init (the cloned child)
       │ clone3(namespaces) ─────────────────────▶│
-      │◀─────────────────────────── NEED_MAPS ───│   only with a new user namespace
-      │ write uid_map, gid_map; MAPPED ─────────▶│
-      │                                          │   mounts, devices, pivot_root, limits, user …
-      │◀──────────────── READY (+ pty master) ───│
+      │◀───────────────────────────── ARRIVED ───│   only when the host's side has to act: user or time namespace
+      │ id maps, cgroup, clocks; PREPARED ──────▶│
+      │                                          │   mounts, devices, masks, filter
+      │◀───────────────────────────── MOUNTED ───│   only with hooks of the runtime's namespace
+      │ prestart, createRuntime; HOOKED ────────▶│
+      │                                          │   createContainer hooks, pivot_root, streams, ids, capabilities
+      │◀──────────────── READY (+ pty master) ───│   the program has been found
       │ START ──────────────────────────────────▶│
-      │                                          │   startContainer hooks, execve
+      │                                          │   startContainer hooks, the filter that comes last, execve
       │◀─ end of file: the program runs ─────────│   the socket is close-on-exec
       │◀─ ERROR(kind, message, step, errno) ─────│   instead of any message above
 
-One JSON object a packet on a SOCK_SEQPACKET pair; descriptors travel by SCM_RIGHTS.  After pivot_root nothing can be
-logged, so an error must come through here.
+An exec is shorter: READY, then end of file or ERROR.  PID is the word of the helper that clones for us
+(``joining.py``).  One JSON object a packet on a SOCK_SEQPACKET pair; descriptors travel by SCM_RIGHTS.  After
+pivot_root nothing can be logged, so an error must come through here.
 """
 
 from __future__ import annotations
@@ -29,11 +33,14 @@ from typing import Any
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter, SystemFailure
 
 _MAXIMUM = 65536
+_LONGEST_TEXT = 4096
 
 
 class Message(enum.StrEnum):
-    NEED_MAPS = "need-maps"
-    MAPPED = "mapped"
+    ARRIVED = "arrived"
+    PREPARED = "prepared"
+    MOUNTED = "mounted"
+    HOOKED = "hooked"
     READY = "ready"
     START = "start"
     PID = "pid"
@@ -62,22 +69,21 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
+    @staticmethod
+    def encode(message: Message, fields: dict[str, Any]) -> bytes:
+        """One packet.  Errors: SystemFailure when it is too long for one."""
+        packet = json.dumps({"message": message, **fields}).encode()
+        if len(packet) > _MAXIMUM:
+            raise SystemFailure(f"a message of {len(packet)} bytes is too long", step="handshake")
+        return packet
+
     def send(self, message: Message, descriptors: tuple[int, ...] = (), **fields: Any) -> None:
-        packet = json.dumps({"message": message, **fields}).encode()[:_MAXIMUM]
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        self._socket.sendmsg([packet], ancillary)
+        self._socket.sendmsg([self.encode(message, fields)], ancillary)
 
     def send_error(self, error: BaseException, step: str) -> None:
         """Describe any exception so that the other end can raise it again."""
-        if isinstance(error, CortenError) and type(error).__name__ in _KINDS:
-            kind, text = type(error).__name__, error.message
-            code = getattr(error, "errno", 0)
-        elif isinstance(error, OSError):
-            kind, code = "SystemFailure", error.errno or 0
-            text = f"{step}: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        else:
-            kind, text, code = "SystemFailure", f"{step}: {type(error).__name__}: {error}", 0
-        self.send(Message.ERROR, kind=kind, text=text[:4096], step=step, errno=code)
+        self.send(Message.ERROR, **described(error, step))
 
     def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
         """The next message and its descriptors; None at end of file.
@@ -110,9 +116,28 @@ class Channel:
         return document, descriptors
 
 
+def described(error: BaseException, step: str) -> dict[str, Any]:
+    """An exception as plain data, in the kinds that may cross."""
+    code = 0
+    if isinstance(error, CortenError) and type(error).__name__ in _KINDS:
+        kind, text = type(error).__name__, error.message
+        code = getattr(error, "errno", 0)
+    elif isinstance(error, OSError):
+        kind, code = "SystemFailure", error.errno or 0
+        text = f"{step}: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    else:
+        kind, text = "SystemFailure", f"{step}: {type(error).__name__}: {error}"
+    return {"kind": kind, "text": text[:_LONGEST_TEXT], "step": step, "errno": code}
+
+
 def rebuilt(document: dict[str, Any]) -> CortenError:
     """The error that a message describes."""
-    kind = _KINDS[document["kind"]]
+    kind = _KINDS.get(document["kind"], SystemFailure)
     if kind is SystemFailure:
         return SystemFailure(document["text"], step=document["step"], errno=document["errno"])
     return kind(document["text"])
+
+
+def shortened(warnings: list[str]) -> list[str]:
+    """As many as fit into a message."""
+    return [warning[:200] for warning in warnings[:64]]

@@ -11,6 +11,8 @@ from typing import Any
 
 from corten.errors import InvalidParameter, SystemFailure
 
+# by the parent, in the namespaces that the runtime was called in
+OF_THE_RUNTIME = ("prestart", "createRuntime")
 NAMES = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
@@ -46,9 +48,15 @@ def run(hooks: dict[str, Any], name: str, state: dict[str, Any]) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise SystemFailure(f"{name} hook #{index} ({entry['path']}) did not end within {entry['timeout']} s", step=name) from None
+            raise SystemFailure(
+                f"{name} hook #{index} ({entry['path']}) did not end within {entry['timeout']} s", step=name
+            ) from None
         except OSError as error:
-            raise SystemFailure(f"{name} hook #{index} ({entry['path']}): {(error.strerror or '').lower()}", step=name) from error
+            raise SystemFailure(
+                f"{name} hook #{index} ({entry['path']}): {(error.strerror or '').lower()}", step=name
+            ) from error
         if done.returncode:
             output = done.stderr.decode(errors="replace").strip()
-            raise SystemFailure(f"{name} hook #{index} ({entry['path']}) failed with code {done.returncode}: {output}", step=name)
+            raise SystemFailure(
+                f"{name} hook #{index} ({entry['path']}) failed with code {done.returncode}: {output}", step=name
+            )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from corten.errors import InvalidParameter, SystemFailure
@@ -19,11 +21,16 @@ def text(mappings: Mappings) -> str:
 
 
 def check(mappings: Mappings, what: str) -> None:
-    """Errors: InvalidParameter for numbers out of range."""
-    for item in mappings:
-        numbers = (item.get("containerID"), item.get("hostID"), item.get("size"))
-        if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers) or not item["size"]:
-            raise InvalidParameter(f"invalid {what}: {item}")
+    """Errors: InvalidParameter for numbers out of range, and for ranges that overlap."""
+    for field in ("containerID", "hostID"):
+        end = -1
+        for item in sorted(mappings, key=lambda item: item.get(field) or 0):
+            first, size = item.get(field), item.get("size")
+            if not isinstance(first, int) or not isinstance(size, int) or first < 0 or size < 1 or first + size > 2**32:
+                raise InvalidParameter(f"{what}: invalid mapping {item}")
+            if first < end:
+                raise InvalidParameter(f"{what}: ranges of {field} overlap at {first}")
+            end = first + size
 
 
 def write_maps(pid: int, uid_mappings: Mappings, gid_mappings: Mappings) -> None:
@@ -61,38 +68,70 @@ def _by_helper(program: str, pid: int, mappings: Mappings) -> None:
         raise SystemFailure(f"cannot map ids: {program}: {done.stderr.strip()}", step="map ids")
 
 
-def apply(descriptor: int, uid_mappings: Mappings, gid_mappings: Mappings, *, recursive: bool) -> None:
-    """Make a detached mount show its files with mapped owners."""
-    if not uid_mappings or not gid_mappings:
-        raise InvalidParameter("an id-mapped mount needs uidMappings and gidMappings")
-    check(uid_mappings, "uidMappings")
-    check(gid_mappings, "gidMappings")
+@contextlib.contextmanager
+def mapped_namespace(uid_mappings: Mappings, gid_mappings: Mappings) -> Iterator[int]:
+    """A descriptor of a user namespace with these maps; kept alive by a child while the block runs."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
+            process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
             process.unshare(process.CLONE_NEWUSER)
             os.write(writing, b"1")
             signal.pause()
         finally:
             os._exit(0)
     try:
-        os.read(reading, 1)
+        os.close(writing)
+        if not os.read(reading, 1):
+            raise SystemFailure("cannot map ids: a user namespace cannot be made", step="map ids")
         write_maps(pid, uid_mappings, gid_mappings)
         namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=recursive)
+            yield namespace
         finally:
             os.close(namespace)
     finally:
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(reading)
-        os.close(writing)
+
+
+def apply(descriptor: int, uid_mappings: Mappings, gid_mappings: Mappings, *, recursive: bool) -> None:
+    """Make a detached mount show its files with mapped owners."""
+    if not uid_mappings or not gid_mappings:
+        raise InvalidParameter("an id-mapped mount needs uidMappings and gidMappings")
+    with mapped_namespace(uid_mappings, gid_mappings) as namespace:
+        kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=recursive)
+
+
+@contextlib.contextmanager
+def namespace_of(linux: dict[str, Any], joined: str) -> Iterator[Callable[[], int]]:
+    """The container's user namespace for mounts that are mapped as it is: made or opened when it is first asked for.
+
+    joined: path of the namespace, "" for one that is to have the maps of ``linux``
+    """
+    with contextlib.ExitStack() as stack:
+        opened: list[int] = []
+
+        def namespace() -> int:
+            if not opened:
+                if joined:
+                    opened.append(os.open(joined, os.O_RDONLY | os.O_CLOEXEC))
+                    stack.callback(os.close, opened[0])
+                elif linux.get("uidMappings"):
+                    opened.append(stack.enter_context(mapped_namespace(*from_spec(linux))))
+                else:
+                    opened.append(-1)
+            return opened[0]
+
+        yield namespace
 
 
 def from_spec(linux: dict[str, Any]) -> tuple[Mappings, Mappings]:
-    uid_mappings, gid_mappings = linux.get("uidMappings") or [], linux.get("gidMappings") or []
-    check(uid_mappings, "linux.uidMappings")
-    check(gid_mappings, "linux.gidMappings")
-    return uid_mappings, gid_mappings
+    return linux.get("uidMappings") or [], linux.get("gidMappings") or []
+
+
+def maps_root(linux: dict[str, Any]) -> bool:
+    """Whether there is an id 0 in a user namespace with the maps of ``linux``."""
+    return all(any(item["containerID"] == 0 for item in mappings) for mappings in from_spec(linux))

@@ -1,34 +1,34 @@
 """Cloning a process into namespaces that exist already, and exec into a running container.
 
-A process cannot enter some namespaces and stay what it is, so a short-lived helper enters them and clones the real child
-with CLONE_PARENT: it is the caller's own child, with no link to the helper.
+A new process can enter most namespaces by itself.  Two kinds want more: into a pid namespace a process can only be
+born, so the caller directs its next child there for a moment; and a user namespace has to be entered before the new
+ones are made that it is to own, so a short-lived helper enters it and clones the real child with CLONE_PARENT: it is
+the caller's own child, with no link to the helper.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import InvalidParameter, SystemFailure
+from corten.errors import SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import privileges, seccomp, spec_check, terminal, users
-from corten.runtime.handshake import Channel, Message
-from corten.runtime.init import enter_directory, execute, freeze_imports, reset_signals
+from corten.runtime import groups, namespaces, program, scheduling, seccomp, spec_check, terminal, users
+from corten.runtime.handshake import Channel, Message, shortened
+from corten.runtime.hostproc import HostProc
+from corten.runtime.init import check_preserved, close_others, freeze_imports, reset_signals
+from corten.runtime.privileges import Confinement
 
-_KINDS = {
-    "user": ("user", kernel.CLONE_NEWUSER),
-    "ipc": ("ipc", kernel.CLONE_NEWIPC),
-    "uts": ("uts", kernel.CLONE_NEWUTS),
-    "network": ("net", kernel.CLONE_NEWNET),
-    "pid": ("pid", kernel.CLONE_NEWPID),
-    "cgroup": ("cgroup", kernel.CLONE_NEWCGROUP),
-    "time": ("time", kernel.CLONE_NEWTIME),
-    "mount": ("mnt", kernel.CLONE_NEWNS),
-}
+
+def needs_helper(joined: Collection[str], new: Collection[str]) -> bool:
+    """Whether the child has to be cloned by a helper: then it cannot be a sibling of the caller."""
+    return bool(joined) and ("user" in joined or "user" in new)
 
 
 def clone(
@@ -36,52 +36,77 @@ def clone(
 ) -> tuple[int, int]:
     """Start ``child`` in new namespaces (flags) and existing ones (type -> path): (pid, pidfd) of our own child.
 
-    sibling: a child of our parent instead, unless a namespace is joined
+    sibling: a child of our parent instead, unless a helper is needed
     Errors: InvalidParameter for a namespace file that is none, OSError.
     """
-    if not joined:
-        if sibling:
-            pid, pidfd = kernel.clone3(flags | kernel.CLONE_PARENT, cgroup_fd=cgroup_fd, exit_signal=0)
-        else:
-            pid, pidfd = kernel.clone3(flags, cgroup_fd=cgroup_fd)
-        if pid == 0:
-            _run(child)
-        return pid, pidfd
-    descriptors = _open_namespaces(joined)
+    descriptors = namespaces.open_joined(joined)
     try:
-        return _clone_by_helper(flags, cgroup_fd, child, lambda: _enter(descriptors))
+        if needs_helper(joined, ("user",) if flags & kernel.CLONE_NEWUSER else ()):
+            return _clone_by_helper(flags, cgroup_fd, child, descriptors)
+        pid_namespace = next((descriptor for descriptor, kind in descriptors if kind == kernel.CLONE_NEWPID), -1)
+        others = [(descriptor, kind) for descriptor, kind in descriptors if kind != kernel.CLONE_NEWPID]
+        return _clone_directly(flags, cgroup_fd, child, pid_namespace, others, sibling=sibling)
     finally:
         for descriptor, _ in descriptors:
             os.close(descriptor)
 
 
-def _run(child: Callable[[], None]) -> None:
+def _clone_directly(
+    flags: int,
+    cgroup_fd: int,
+    child: Callable[[], None],
+    pid_namespace: int,
+    others: list[tuple[int, int]],
+    *,
+    sibling: bool = False,
+) -> tuple[int, int]:
+    """
+    pid_namespace: descriptor of a pid namespace, or of a process in it; -1 for the caller's or a new one
+    others:        (descriptor, kinds) that the child enters by itself
+    """
+    exit_signal = 0 if sibling else signal.SIGCHLD
+    if sibling:
+        flags |= kernel.CLONE_PARENT
+    with _born_in(pid_namespace):
+        pid, pidfd = kernel.clone3(flags, cgroup_fd=cgroup_fd, exit_signal=exit_signal)
+        if pid == 0:
+            _run(child, others)
+    return pid, pidfd
+
+
+@contextlib.contextmanager
+def _born_in(pid_namespace: int) -> Iterator[None]:
+    """Children are born in that namespace, and out of reach of who is there (CVE-2016-9962), while the block runs."""
+    if pid_namespace < 0:
+        yield
+        return
+    dumpable = kernel.prctl(kernel.PR_GET_DUMPABLE)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        kernel.setns(pid_namespace, kernel.CLONE_NEWPID)
+        try:
+            yield
+        finally:
+            kernel.setns(home, kernel.CLONE_NEWPID)
+    finally:
+        os.close(home)
+        if dumpable == 1:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+
+
+def _run(child: Callable[[], None], enter: list[tuple[int, int]]) -> None:
+    try:
+        for descriptor, kinds in enter:
+            kernel.setns(descriptor, kinds)
         child()
     finally:
         os._exit(1)
 
 
-def _open_namespaces(joined: dict[str, str]) -> list[tuple[int, int]]:
-    """(descriptor, kind), the user namespace last: entering it gives up what the others need."""
-    opened = []
-    for kind in ("ipc", "uts", "network", "pid", "cgroup", "time", "mount", "user"):
-        if kind in joined:
-            try:
-                opened.append((os.open(joined[kind], os.O_RDONLY | os.O_CLOEXEC), _KINDS[kind][1]))
-            except OSError as error:
-                for descriptor, _ in opened:
-                    os.close(descriptor)
-                raise InvalidParameter(f"cannot join {kind} namespace {joined[kind]}: {(error.strerror or '').lower()}") from error
-    return opened
-
-
-def _enter(descriptors: list[tuple[int, int]]) -> None:
-    for descriptor, kind in descriptors:
-        kernel.setns(descriptor, kind)
-
-
-def _clone_by_helper(flags: int, cgroup_fd: int, child: Callable[[], None], enter: Callable[[], None]) -> tuple[int, int]:
+def _clone_by_helper(
+    flags: int, cgroup_fd: int, child: Callable[[], None], descriptors: list[tuple[int, int]]
+) -> tuple[int, int]:
     ours, theirs = Channel.pair()
     helper = os.fork()
     if helper == 0:
@@ -89,12 +114,13 @@ def _clone_by_helper(flags: int, cgroup_fd: int, child: Callable[[], None], ente
         try:
             ours.close()
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-            enter()
+            for descriptor, kind in descriptors:
+                kernel.setns(descriptor, kind)
             step = "clone"
             pid, pidfd = kernel.clone3(flags | kernel.CLONE_PARENT, cgroup_fd=cgroup_fd, exit_signal=0)
             if pid == 0:
                 theirs.close()
-                _run(child)
+                _run(child, [])
             theirs.send(Message.PID, (pidfd,), pid=pid)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -103,11 +129,11 @@ def _clone_by_helper(flags: int, cgroup_fd: int, child: Callable[[], None], ente
             os._exit(0)
     theirs.close()
     try:
-        document, descriptors = ours.expect(Message.PID)
+        document, received = ours.expect(Message.PID)
     finally:
         ours.close()
         os.waitpid(helper, 0)
-    return document["pid"], descriptors[0]
+    return document["pid"], received[0]
 
 
 @dataclass(slots=True)
@@ -130,164 +156,186 @@ def exec_process(
     seccomp_cache: str = "",
     keep_fds: int = 0,
 ) -> ExecProcess:
-    """Run ``process`` in the namespaces and the cgroup of a running container.
+    """Run ``process`` in the namespaces and the cgroup of a running container; returns when it has been executed.
 
+    init_pid: the container's first process, as the caller sees it
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
+    process = with_inherited(process, spec.get("process") or {})
     spec_check.check_process(process)
-    profile = (spec.get("linux") or {}).get("seccomp")
+    check_preserved(keep_fds)
+    linux = spec.get("linux") or {}
+    profile = linux.get("seccomp")
     program = seccomp.compiled(profile, seccomp_cache) if profile else b""
     try:
         target = kernel.pidfd_open(init_pid)
     except ProcessLookupError:
         raise SystemFailure("the container is not running", step="exec") from None
+    try:
+        proc = HostProc()
+        try:
+            request = _ExecRequest(
+                process, linux, stdio, program, keep_fds, proc, target, namespaces.differing(init_pid)
+            )
+            try:
+                return _exec(request, cgroup)
+            except OSError as error:
+                # version 2: a group with groups below it takes no process; then where the container's init is
+                if error.errno != errno.EBUSY or not cgroup.hierarchies.is_v2:
+                    raise
+                return _exec(request, _group_of(init_pid, cgroup))
+        finally:
+            proc.close()
+    finally:
+        os.close(target)
+
+
+def with_inherited(process: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
+    """What an exec does not say for itself is as with the container's first process."""
+    names = ("capabilities", "rlimits", "noNewPrivileges", "apparmorProfile", "selinuxLabel")
+    return {**{name: first[name] for name in names if first.get(name) is not None}, **process}
+
+
+@dataclass(slots=True)
+class _ExecRequest:
+    """
+    target:    a pidfd of the container's first process
+    differing: CLONE_NEW flags of the namespaces to enter
+    """
+
+    process: dict[str, Any]
+    linux: dict[str, Any]
+    stdio: tuple[int, int, int] | None
+    bpf: bytes
+    keep: int
+    proc: HostProc
+    target: int
+    differing: int
+
+
+def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
     ours, theirs = Channel.pair()
     into = cgroup.open_fd()
 
-    def enter() -> None:
-        if into < 0:
-            cgroup.join_self()
-        kernel.setns(target, _differing_namespaces(init_pid))
-
     def child() -> None:
         ours.close()
-        _Exec(spec, process, theirs, stdio, program, keep_fds).run()
+        _Exec(request, theirs, cgroup if into < 0 else None).run()
 
     try:
         try:
-            pid, pidfd = _clone_by_helper(0, into, child, enter)
+            pid_namespace = request.target if request.differing & kernel.CLONE_NEWPID else -1
+            pid, pidfd = _clone_directly(0, into, child, pid_namespace, [])
         finally:
             theirs.close()
-            os.close(target)
             if into >= 0:
                 os.close(into)
         try:
-            document, descriptors = ours.expect(Message.READY)
-            console = descriptors[0] if descriptors else -1
-            try:
-                ours.receive()
-            except BaseException:
-                if console >= 0:
-                    os.close(console)
-                raise
+            console, warnings = _accompany(ours)
         except BaseException:
             with contextlib.suppress(OSError):
-                kernel.pidfd_send_signal(pidfd, 9)
+                kernel.pidfd_send_signal(pidfd, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
             os.close(pidfd)
             raise
     finally:
         ours.close()
-    return ExecProcess(pid, pidfd, console, list(document.get("warnings") or ()))
+    return ExecProcess(pid, pidfd, console, warnings)
 
 
-def _differing_namespaces(pid: int) -> int:
-    """The kinds in which the process is elsewhere: entering the user namespace one is in already is an error (setns(2))."""
-    kinds = 0
-    for name, flag in _KINDS.values():
-        with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
-                kinds |= flag
-    return kinds
+def _accompany(channel: Channel) -> tuple[int, list[str]]:
+    """Wait until the program runs: (pty master or -1, warnings)."""
+    document, descriptors = channel.expect(Message.READY)
+    console = descriptors[0] if descriptors else -1
+    try:
+        channel.receive()
+    except BaseException:
+        if console >= 0:
+            os.close(console)
+        raise
+    return console, list(document.get("warnings") or ())
+
+
+def _group_of(pid: int, like: Cgroup) -> Cgroup:
+    """The version 2 group of a process."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
+    return Cgroup(path, like.hierarchies)
 
 
 class _Exec:
-    """The child's side of an exec; already inside the container's namespaces."""
+    """The child's side of an exec; born in the container's pid namespace, and else still outside."""
 
-    def __init__(
-        self,
-        spec: dict[str, Any],
-        process: dict[str, Any],
-        channel: Channel,
-        stdio: tuple[int, int, int] | None,
-        program: bytes,
-        keep: int,
-    ) -> None:
-        self._spec = spec
-        self._process = process
+    def __init__(self, request: _ExecRequest, channel: Channel, join: Cgroup | None) -> None:
+        self._request = request
+        self._process = request.process
         self._channel = channel
-        self._stdio = stdio
-        self._program = program
-        self._keep = keep
+        self._join = join
+        self._warnings: list[str] = []
 
     def run(self) -> None:
+        """Never returns."""
         step = "exec"
         try:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
             freeze_imports()
             reset_signals()
             os.setsid()
+            step = "join container"
+            self._enter()
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            step = "limits"
-            warnings = self._limits()
             step = "user"
-            identity = self._identity(root)
+            identity = users.of_process(root, self._process)
             step = "standard streams"
             console = self._streams(root, identity)
-            self._channel.send(Message.READY, (console,) if console >= 0 else (), warnings=warnings)
             step = "privileges"
-            kernel.close_range(3 + self._keep, cloexec=True)
-            privileges.confine(
+            cwd = self._process.get("cwd") or "/"
+            confinement = Confinement(
                 self._process,
-                (self._spec.get("linux") or {}).get("seccomp"),
-                self._program,
+                self._request.linux,
+                self._request.bpf,
                 identity,
-                may_set_groups=self._may_set_groups(),
-                enter=self._enter,
+                lambda: program.enter_directory(cwd),
+                in_user_namespace=bool(self._request.differing & kernel.CLONE_NEWUSER),
             )
+            self._warnings += confinement.prepare(self._request.proc)
+            self._channel.send(Message.READY, (console,) if console >= 0 else (), warnings=shortened(self._warnings))
+            # nothing of the host's may be within reach from here on (CVE-2024-21626)
+            close_others(3 + self._request.keep, (self._channel.fileno(),))
+            confinement.apply()
             step = "exec"
-            execute(self._process, identity)
+            environment = program.environment_of(self._process, identity.home)
+            path = program.find(self._process["args"][0], environment)
+            confinement.seal()
+            program.execute(path, self._process["args"], environment)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._channel.send_error(error, step)
         os._exit(1)
 
-    def _limits(self) -> list[str]:
-        score = self._process.get("oomScoreAdj")
-        warnings = []
-        if score is not None:
-            try:
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write(str(score))
-            except OSError:
-                warnings.append(f"oomScoreAdj {score} cannot be set")
-        limits = self._process.get("rlimits")
-        if limits is None:
-            limits = (self._spec.get("process") or {}).get("rlimits")
-        return warnings + privileges.set_rlimits(limits or [])
-
-    def _identity(self, root: int) -> users.Identity:
-        user = self._process.get("user") or {}
-        name, groups = user.get("username"), user.get("additionalGroups") or []
-        if name is not None or groups:
-            return users.resolve(root, name or str(user.get("uid", 0)), groups)
-        uid, gid = user.get("uid", 0), user.get("gid", 0)
-        return users.Identity(uid, gid, tuple(dict.fromkeys([gid, *(user.get("additionalGids") or [])])), "")
+    def _enter(self) -> None:
+        request = self._request
+        warning = groups.set_oom_score(request.proc, "self", self._process)
+        if warning:
+            self._warnings.append(warning)
+        scheduling.set_affinity(self._process, "initial")
+        if self._join is not None:
+            self._join.join_self()
+        scheduling.set_affinity(self._process, "final")
+        kernel.setns(request.target, request.differing & ~kernel.CLONE_NEWPID)
+        namespaces.leave_keys("")
+        if request.differing & kernel.CLONE_NEWUSER:
+            namespaces.become_root()
 
     def _streams(self, root: int, identity: users.Identity) -> int:
         if self._process.get("terminal"):
             master, slave = terminal.open_pty(root)
-            size = self._process.get("consoleSize")
-            if size:
-                terminal.set_size(master, size["height"], size["width"])
+            terminal.set_size_of(self._process, master)
             os.fchown(slave, identity.uid, -1)
             terminal.take_over(slave)
-            os.close(slave)
             return master
-        if self._stdio is not None:
-            for number, descriptor in enumerate(self._stdio):
+        if self._request.stdio is not None:
+            for number, descriptor in enumerate(self._request.stdio):
                 os.dup2(descriptor, number, inheritable=True)
+            terminal.hand_over(identity.uid)
         return -1
-
-    @staticmethod
-    def _may_set_groups() -> bool:
-        try:
-            with open("/proc/self/setgroups") as file:
-                return file.read().strip() == "allow"
-        except OSError:
-            return True
-
-    def _enter(self) -> None:
-        enter_directory(self._process.get("cwd") or "/")
-        umask = (self._process.get("user") or {}).get("umask")
-        os.umask(0o022 if umask is None else umask)

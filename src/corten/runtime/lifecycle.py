@@ -1,7 +1,7 @@
-"""Create, start and exec: the parent's side of the handshake.
+"""Create and start: the parent's side of the handshake.
 
-``create`` leaves an init that waits; ``InitProcess.start`` lets it become the program.  ``exec_process`` runs a further
-program in a running container.
+``create`` leaves an init that waits; ``InitProcess.start`` lets it become the program.  A further program in a running
+container is ``joining.exec_process``.
 """
 
 from __future__ import annotations
@@ -9,25 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import InvalidParameter, SystemFailure
+from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import hooks, idmap, joining, spec_check
+from corten.runtime import groups, hooks, idmap, joining, namespaces, sources, spec_check
 from corten.runtime.handshake import Channel, Message
-from corten.runtime.init import Init, InitRequest
-
-_FLAGS = {
-    "mount": kernel.CLONE_NEWNS,
-    "pid": kernel.CLONE_NEWPID,
-    "uts": kernel.CLONE_NEWUTS,
-    "ipc": kernel.CLONE_NEWIPC,
-    "network": kernel.CLONE_NEWNET,
-    "user": kernel.CLONE_NEWUSER,
-    "time": kernel.CLONE_NEWTIME,
-}
+from corten.runtime.hostproc import HostProc
+from corten.runtime.init import Init, InitRequest, check_preserved
 
 
 @dataclass(slots=True)
@@ -36,6 +28,7 @@ class InitProcess:
 
     console_fd: the pty's master, -1 without a terminal; the caller owns it
     warnings:   what the host could not give
+    times:      (step, ns) of init's steps, when they were asked for
     """
 
     pid: int
@@ -46,6 +39,7 @@ class InitProcess:
     state: dict[str, Any]
     channel: Channel | None
     warnings: list[str] = field(default_factory=list)
+    times: list[tuple[str, int]] = field(default_factory=list)
 
     def start(self) -> None:
         """Let init execute the program.
@@ -53,23 +47,25 @@ class InitProcess:
         Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure; init has ended then.
         """
         if self.channel is None:
-            raise SystemFailure("this container has been started before", step="start")
+            raise Conflict("cannot start a container that has been started before")
         channel, self.channel = self.channel, None
         try:
-            channel.send(Message.START)
-            document, _ = channel.receive()
-            if document is not None:
-                raise SystemFailure(f"container init said {document['message']} instead of running the program", step="start")
-        except BrokenPipeError:
-            raise SystemFailure("container init ended before it was started", step="start") from None
+            run_to_exec(channel)
         finally:
             channel.close()
-        hooks.run(self.spec.get("hooks") or {}, "poststart", {**self.state, "status": "running", "pid": self.pid})
+        try:
+            hooks.run(self.spec.get("hooks") or {}, "poststart", {**self.state, "status": "running", "pid": self.pid})
+        except BaseException:
+            # runtime.md, "Lifecycle": the container is stopped when one of them fails
+            with contextlib.suppress(OSError):
+                kernel.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            raise
 
     def abandon(self) -> None:
         """Kill an init that is not wanted and take its cgroup away."""
         with contextlib.suppress(OSError):
             kernel.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.cgroup.kill()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         if self.channel is not None:
@@ -81,28 +77,15 @@ class InitProcess:
         self.cgroup.delete()
 
 
-# what every container may do whatever its rules say, as with runc: make nodes, and use the default devices
-_ALWAYS_ALLOWED: list[dict[str, Any]] = [
-    {"allow": True, "type": kind, "major": major, "minor": minor, "access": access}
-    for kind, major, minor, access in (
-        ("c", -1, -1, "m"),
-        ("b", -1, -1, "m"),
-        ("c", 1, 3, "rwm"),  # null
-        ("c", 1, 5, "rwm"),  # zero
-        ("c", 1, 7, "rwm"),  # full
-        ("c", 1, 8, "rwm"),  # random
-        ("c", 1, 9, "rwm"),  # urandom
-        ("c", 5, 0, "rwm"),  # tty
-        ("c", 5, 2, "rwm"),  # ptmx
-        ("c", 136, -1, "rwm"),  # pts
-        ("c", 10, 200, "rwm"),  # net/tun
-    )
-]
-
-
-def _with_default_devices(resources: dict[str, Any]) -> dict[str, Any]:
-    rules = resources.get("devices")
-    return resources if rules is None else {**resources, "devices": [*rules, *_ALWAYS_ALLOWED]}
+def run_to_exec(channel: Channel) -> None:
+    """Say START and wait until the program runs.  Errors: those that init reports, SystemFailure."""
+    try:
+        channel.send(Message.START)
+        document, _ = channel.receive()
+    except (BrokenPipeError, ConnectionResetError):
+        raise SystemFailure("container init ended before it was started", step="start") from None
+    if document is not None:
+        raise SystemFailure(f"container init said {document['message']} instead of running the program", step="start")
 
 
 def default_cgroup_path(container_id: str) -> str:
@@ -120,21 +103,31 @@ def create(
     gate: int = -1,
     die_with_parent: bool = False,
     sibling: bool = False,
+    new_keyring: bool = True,
+    timed: bool = False,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
 
-    gate: an open FIFO that starts the program instead of ``InitProcess.start`` (``corten-oci``)
+    spec:     the runtime specification's config.json, with Corten's extensions (docs/architecture.md)
+    bundle:   directory that relative paths of the specification are relative to
+    stdio:    descriptors for 0, 1, 2; None for a terminal or to keep the caller's
+    keep_fds: how many descriptors from 3 on the program inherits
+    gate:     a listening SOCK_SEQPACKET socket whose first client starts the program (``run_to_exec``) instead of
+              ``InitProcess.start``
     die_with_parent: kill the program when its parent ends
-    sibling: its parent is the caller's own parent, so that the caller may end; where a namespace is joined it is the caller's
-             child all the same, and ``die_with_parent`` has no effect
-    Errors: InvalidParameter (config.json cannot be honoured), SystemFailure(step, errno).
+    sibling:  its parent is the caller's own parent, so that the caller may end; where namespaces are joined and there
+              is a user namespace it is the caller's child all the same, and ``die_with_parent`` has no effect
+    new_keyring: leave the caller's session keyring behind
+    timed:    measure init's steps
+    Errors:   CommandNotFound, CommandNotExecutable, InvalidParameter (config.json cannot be honoured), Conflict (the
+              cgroup is in use), SystemFailure(step, errno).
     """
     spec_check.check(spec)
     if not spec.get("process"):
         raise InvalidParameter("config.json: process is missing")
+    check_preserved(keep_fds)
     linux = spec.get("linux") or {}
-    path = linux.get("cgroupsPath") or default_cgroup_path(container_id)
-    cgroup = Cgroup.create(path, _with_default_devices(linux.get("resources") or {}))
+    cgroup = groups.make(linux.get("cgroupsPath") or default_cgroup_path(container_id), linux.get("resources") or {})
     state = {
         "ociVersion": spec["ociVersion"],
         "id": container_id,
@@ -142,86 +135,143 @@ def create(
         "bundle": bundle,
         "annotations": spec.get("annotations") or {},
     }
+    entries = linux.get("namespaces") or []
+    joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path")}
     try:
-        return _create(spec, cgroup, state, stdio=stdio, seccomp_cache=seccomp_cache, keep_fds=keep_fds, gate=gate, die_with_parent=die_with_parent, sibling=sibling)
+        proc = HostProc()
+        ours, theirs = Channel.pair()
+        request = InitRequest(
+            spec=spec,
+            container_id=container_id,
+            bundle=bundle,
+            cgroup=cgroup,
+            new=frozenset(entry["type"] for entry in entries if not entry.get("path")),
+            joined=frozenset(joined),
+            proc=proc,
+            taken=None,
+            stdio=stdio,
+            channel=theirs,
+            seccomp_cache=seccomp_cache,
+            keep=keep_fds,
+            gate=gate,
+            die_with_parent=die_with_parent,
+            new_keyring=new_keyring,
+            timed=timed,
+            state=state,
+        )
+        if sibling and joining.needs_helper(joined, request.new):
+            request.die_with_parent = False
+        try:
+            return _Birth(request, joined, ours, sibling=sibling).run()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            proc.close()
     except BaseException:
         cgroup.kill()
         cgroup.delete()
         raise
 
 
-def _create(
-    spec: dict[str, Any],
-    cgroup: Cgroup,
-    state: dict[str, Any],
-    *,
-    stdio: tuple[int, int, int] | None,
-    seccomp_cache: str,
-    keep_fds: int,
-    gate: int,
-    die_with_parent: bool,
-    sibling: bool,
-) -> InitProcess:
-    linux = spec.get("linux") or {}
-    entries = linux.get("namespaces") or []
-    joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path")}
-    new = frozenset(entry["type"] for entry in entries if not entry.get("path"))
-    ours, theirs = Channel.pair()
-    into = cgroup.open_fd() if "user" not in new else -1
-    request = InitRequest(
-        spec=spec,
-        container_id=state["id"],
-        bundle=state["bundle"],
-        cgroup=cgroup,
-        new=new,
-        stdio=stdio,
-        channel=theirs,
-        seccomp_cache=seccomp_cache,
-        keep=keep_fds,
-        gate=gate,
-        die_with_parent=die_with_parent and not (sibling and joined),
-        join_cgroup=into < 0 and "user" not in new,
-        state={**state, "status": "created"},
-    )
-    flags = sum(_FLAGS[kind] for kind in new if kind in _FLAGS and not (kind == "time" and linux.get("timeOffsets")))
-    try:
-        pid, pidfd = joining.clone(flags, joined, into, lambda: _become_init(request, ours), sibling=sibling)
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        if into >= 0:
-            os.close(into)
-    try:
-        console, warnings = _accompany(spec, cgroup, state, ours, pid, maps="user" in new)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            kernel.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        os.close(pidfd)
-        ours.close()
-        raise
-    return InitProcess(pid, pidfd, console, cgroup, spec, {**state, "pid": pid}, ours, cgroup.warnings + warnings)
+class _Birth:
+    """The parent's side until init is ready."""
 
+    def __init__(self, request: InitRequest, joined: dict[str, str], channel: Channel, *, sibling: bool) -> None:
+        self._request = request
+        self._joined = joined
+        self._channel = channel
+        self._sibling = sibling
+        self._linux: dict[str, Any] = request.spec.get("linux") or {}
+        self._warnings: list[str] = []
 
-def _become_init(request: InitRequest, parents_end: Channel) -> None:
-    parents_end.close()
-    Init(request).run()
+    def run(self) -> InitProcess:
+        request = self._request
+        # with a user namespace the child may neither open the host's paths nor enter the group by itself
+        into = -1 if request.in_user_namespace else request.cgroup.open_fd()
+        request.join_cgroup = into < 0 and not request.in_user_namespace
+        flags = 0
+        for kind in request.new:
+            # of the cgroup namespace the child must be in its group first; the time namespace may need its clocks set
+            if kind != "cgroup" and not (kind == "time" and request.clock_offsets):
+                flags |= namespaces.FLAGS[kind]
+        try:
+            if request.in_user_namespace and "mount" in request.new:
+                request.taken = self._take_sources()
+            pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
+        finally:
+            if into >= 0:
+                os.close(into)
+            if request.taken is not None:
+                request.taken.close()
+        try:
+            document, descriptors = self._accompany(pid)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                kernel.pidfd_send_signal(pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            os.close(pidfd)
+            raise
+        return InitProcess(
+            pid=pid,
+            pidfd=pidfd,
+            console_fd=descriptors[0] if descriptors else -1,
+            cgroup=request.cgroup,
+            spec=request.spec,
+            state={**request.state, "pid": pid},
+            channel=self._channel,
+            warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
+            times=[(name, duration) for name, duration in document["times"]],
+        )
 
+    def _become_init(self) -> None:
+        self._channel.close()
+        Init(self._request).run()
 
-def _accompany(
-    spec: dict[str, Any], cgroup: Cgroup, state: dict[str, Any], channel: Channel, pid: int, *, maps: bool
-) -> tuple[int, list[str]]:
-    """Answer init until it is ready: (pty master or -1, warnings)."""
-    if maps:
-        channel.expect(Message.NEED_MAPS)
-        idmap.write_maps(pid, *idmap.from_spec(spec.get("linux") or {}))
-        cgroup.apply(pid)
-        channel.send(Message.MAPPED)
-    document, descriptors = channel.expect(Message.READY)
-    entries = spec.get("hooks") or {}
-    for name in ("prestart", "createRuntime"):
-        hooks.run(entries, name, {**state, "status": "created", "pid": pid})
-    return (descriptors[0] if descriptors else -1), list(document.get("warnings") or ())
+    def _take_sources(self) -> sources.Sources:
+        with idmap.namespace_of(self._linux, self._joined.get("user", "")) as open_namespace:
+            return sources.take(self._request.spec, self._request.bundle, open_namespace)
+
+    def _accompany(self, pid: int) -> tuple[dict[str, Any], list[int]]:
+        """Do the host's part until init is ready; its message and descriptors."""
+        self._set_oom_score(pid)
+        answers: dict[str, Callable[[], Message]] = {
+            Message.ARRIVED: lambda: self._prepare(pid),
+            Message.MOUNTED: lambda: self._run_hooks(pid),
+        }
+        while True:
+            document, descriptors = self._channel.receive()
+            if document is None:
+                raise SystemFailure("container init ended before it was ready", step="handshake")
+            message = document["message"]
+            if message == Message.READY:
+                return document, descriptors
+            if message not in answers:
+                raise SystemFailure(f"container init said {message} instead of {Message.READY}", step="handshake")
+            self._channel.send(answers.pop(message)())
+
+    def _set_oom_score(self, pid: int) -> None:
+        warning = groups.set_oom_score(self._request.proc, str(pid), self._request.spec["process"])
+        if warning:
+            self._warnings.append(warning)
+
+    def _prepare(self, pid: int) -> Message:
+        request = self._request
+        if "user" in request.new:
+            idmap.write_maps(pid, *idmap.from_spec(self._linux))
+        if request.clock_offsets:
+            try:
+                request.proc.write(f"{pid}/timens_offsets", namespaces.clock_offsets(request.clock_offsets))
+            except OSError as error:
+                text = f"cannot set linux.timeOffsets: {(error.strerror or '').lower()}"
+                raise SystemFailure(text, step="time namespace", errno=error.errno or 0) from error
+        if request.in_user_namespace:
+            request.cgroup.apply(pid)
+        return Message.PREPARED
+
+    def _run_hooks(self, pid: int) -> Message:
+        for name in hooks.OF_THE_RUNTIME:
+            hooks.run(self._request.spec.get("hooks") or {}, name, {**self._request.state, "pid": pid})
+        return Message.HOOKED

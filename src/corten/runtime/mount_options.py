@@ -1,4 +1,4 @@
-"""Mount options of the runtime specification (config.md, "Linux mount options") as attributes and file system options."""
+"""Mount options as attributes and file system options.  Source: runtime-spec config.md, "Linux mount options"."""
 
 from __future__ import annotations
 
@@ -90,3 +90,10 @@ def parse(options: list[str]) -> MountOptions:
         else:
             parsed.data.append(option)
     return parsed
+
+
+def names() -> list[str]:
+    """All options of the specification that are understood, sorted."""
+    recursive = (f"r{name}" for name in _ATTRIBUTES)
+    special = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap")
+    return sorted({*_ATTRIBUTES, *recursive, *_PROPAGATION, *_SUPERBLOCK, *special})

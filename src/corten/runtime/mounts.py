@@ -6,74 +6,85 @@ openat2 and the detached mount is moved onto that descriptor (CVE-2021-30465, CV
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import Any
 
 from corten.cgroup.hierarchy import Hierarchies
+from corten.cgroup.manager import Cgroup
 from corten.errors import InvalidParameter
 from corten.linux import mount as kernel
-from corten.linux import paths
-from corten.runtime import idmap
+from corten.linux import overlay, paths
 from corten.runtime.mount_options import MountOptions, parse
+from corten.runtime.sources import apply_attributes, apply_propagation, is_bind
 
 _PLAIN_ONLY = ("/proc", "/sys")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# what lxcfs and its like may cover of a container's procfs; anything else there could mislead who reads or writes it
+_PROC_FILES = tuple(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
+    )
+)  # fmt: skip
+_LONGEST_OPTION = 255  # fsconfig(2)
 
 
-def _open_destination(root: int, destination: str, *, directory: bool) -> int:
+def _open_destination(root: int, destination: str, kind: str, *, directory: bool) -> int:
     """The mount point, made when it is missing.
 
-    Errors: InvalidParameter when /proc or /sys is anything but a plain directory.
+    Errors: InvalidParameter when /proc or /sys is anything but a plain directory, or the place lies inside /proc.
     """
     clean = paths.clean(destination)
-    if clean in _PLAIN_ONLY:
-        try:
-            return paths.openat2(
-                root, clean[1:], _DIRECTORY, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_NO_MAGICLINKS
-            )
-        except FileNotFoundError:
-            return paths.mkdirs_in_root(root, clean)
-        except OSError as error:
-            raise InvalidParameter(f"{clean} must be mounted on an ordinary directory of the image") from error
     if clean == "/":
         raise InvalidParameter("a mount cannot replace the container's root '/'")
-    if directory:
+    if clean in _PLAIN_ONLY:
+        return _open_plain(root, clean)
+    place = paths.mkdirs_in_root(root, clean) if directory else paths.create_file_in_root(root, clean)
+    if paths.filesystem_type(place) == paths.PROC_SUPER_MAGIC and clean not in _PROC_FILES and kind != "proc":
+        os.close(place)
+        raise InvalidParameter(f"{destination} cannot be mounted because it is inside /proc")
+    return place
+
+
+def _open_plain(root: int, clean: str) -> int:
+    try:
+        return paths.openat2(
+            root,
+            clean[1:],
+            _DIRECTORY,
+            resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_NO_MAGICLINKS,
+        )
+    except FileNotFoundError:
         return paths.mkdirs_in_root(root, clean)
-    return paths.create_file_in_root(root, clean)
+    except OSError as error:
+        raise InvalidParameter(f"{clean} must be mounted on ordinary directory") from error
 
 
-def _apply_attributes(descriptor: int, options: MountOptions) -> None:
-    if options.set_recursive or options.clear_recursive:
-        kernel.mount_setattr(descriptor, set_=options.set_recursive, clear=options.clear_recursive, recursive=True)
-    if options.set_ or options.clear:
-        kernel.mount_setattr(descriptor, set_=options.set_, clear=options.clear)
-
-
-def _apply_propagation(descriptor: int, options: MountOptions) -> None:
-    for propagation, recursive in options.propagation:
-        kernel.mount_setattr(descriptor, propagation=propagation, recursive=recursive)
-
-
-def make(root: int, mount: dict[str, Any], *, cgroup_path: str, cgroup_namespace: bool) -> None:
+def make(
+    root: int, mount: dict[str, Any], *, source: int, cgroup: Cgroup, cgroup_namespace: bool, label: str = ""
+) -> None:
     """One entry of ``mounts``.
 
+    source: the detached mount of a bind, -1 for others
+    cgroup: the container's group, which a mount of type cgroup shows
+    label:  ``linux.mountLabel``, for file systems that are made here
     Errors: InvalidParameter (cannot be honoured), OSError naming call and path.
     """
     options = parse(mount.get("options") or [])
     kind = mount.get("type") or ""
     destination = mount["destination"]
-    if not destination.startswith("/"):
-        destination = f"/{destination}"
     try:
         if options.remount:
             _remount(root, destination, options)
-        elif options.bind or kind == "bind":
-            _bind(root, destination, mount, options)
-        elif kind == "cgroup":
-            _cgroup(root, destination, options, cgroup_path, cgroup_namespace)
+        elif is_bind(mount, options):
+            _bind(root, destination, source)
+        elif kind in ("cgroup", "cgroup2"):
+            _cgroup(root, destination, options, cgroup, cgroup_namespace)
         else:
-            _filesystem(root, destination, kind, mount.get("source") or kind, options)
+            _filesystem(root, destination, kind, mount.get("source") or kind, options, label)
     except OSError as error:
         text = (error.strerror or str(error)).lower()
         raise OSError(error.errno, f"mount {mount.get('source') or kind} at {destination}: {text}") from error
@@ -82,49 +93,34 @@ def make(root: int, mount: dict[str, Any], *, cgroup_path: str, cgroup_namespace
 def _remount(root: int, destination: str, options: MountOptions) -> None:
     place = paths.open_in_root(root, destination, os.O_PATH)
     try:
-        _apply_attributes(place, options)
-        _apply_propagation(place, options)
+        apply_attributes(place, options)
+        apply_propagation(place, options)
     finally:
         os.close(place)
 
 
-def _bind(root: int, destination: str, mount: dict[str, Any], options: MountOptions) -> None:
-    source = mount.get("source") or ""
-    if not os.path.isabs(source):
-        raise InvalidParameter(f"bind source '{source}' for {destination} must be an absolute path")
+def _bind(root: int, destination: str, source: int) -> None:
+    if paths.clean(destination) == "/proc" and paths.filesystem_type(source) != paths.PROC_SUPER_MAGIC:
+        raise InvalidParameter("only a procfs can be mounted at /proc")
+    is_directory = stat.S_ISDIR(os.stat(source).st_mode)
+    place = _open_destination(root, destination, "bind", directory=is_directory)
     try:
-        descriptor = kernel.clone_tree(source, recursive=options.recursive)
-    except FileNotFoundError as error:
-        raise InvalidParameter(f"bind source path does not exist: {source}") from error
-    try:
-        if options.data:
-            raise InvalidParameter(f"mount option '{options.data[0]}' cannot be used with a bind of {source}")
-        if options.idmap:
-            idmap.apply(descriptor, mount.get("uidMappings") or [], mount.get("gidMappings") or [], recursive=options.idmap_recursive)
-        _apply_attributes(descriptor, options)
-        # without a wish the copy must not stay in the host's peer group
-        if not options.propagation:
-            kernel.mount_setattr(descriptor, propagation=kernel.MS_PRIVATE, recursive=True)
-        is_directory = stat.S_ISDIR(os.stat(descriptor).st_mode)
-        place = _open_destination(root, destination, directory=is_directory)
-        try:
-            kernel.move_mount(descriptor, place)
-        finally:
-            os.close(place)
-        _apply_propagation(descriptor, options)
+        kernel.move_mount(source, place)
     finally:
-        os.close(descriptor)
+        os.close(place)
 
 
-def _filesystem(root: int, destination: str, kind: str, source: str, options: MountOptions) -> None:
+def _filesystem(root: int, destination: str, kind: str, source: str, options: MountOptions, label: str) -> None:
     if not kind:
-        raise InvalidParameter(f"mount at {destination} has no type")
-    descriptor = kernel.new_filesystem(kind, source, options.data, options.set_ & ~kernel.MOUNT_ATTR_IDMAP)
+        raise InvalidParameter(f"the mount at {destination} has no type")
+    if kind != "proc" and paths.clean(destination) == "/proc":
+        raise InvalidParameter("only a procfs can be mounted at /proc")
+    descriptor = _new_filesystem(kind, source, options, label)
     try:
-        place = _open_destination(root, destination, directory=True)
+        place = _open_destination(root, destination, kind, directory=True)
         try:
             if kind == "tmpfs" and options.copy_up:
-                _copy_up(place, descriptor)
+                _copy_up(place, descriptor, options)
             elif kind == "tmpfs" and not any(item.startswith("mode=") for item in options.data):
                 _take_over_mode(place, descriptor)
             kernel.move_mount(descriptor, place)
@@ -132,9 +128,30 @@ def _filesystem(root: int, destination: str, kind: str, source: str, options: Mo
             os.close(place)
         if options.set_recursive or options.clear_recursive:
             kernel.mount_setattr(descriptor, set_=options.set_recursive, clear=options.clear_recursive, recursive=True)
-        _apply_propagation(descriptor, options)
+        apply_propagation(descriptor, options)
     finally:
         os.close(descriptor)
+
+
+def _new_filesystem(kind: str, source: str, options: MountOptions, label: str) -> int:
+    data = options.data
+    if label and kind not in ("proc", "sysfs"):
+        data = [*data, f"context={label}"]
+    if kind == "overlay" and any(len(item) > _LONGEST_OPTION for item in data):
+        return _overlay(data, options)
+    # a writable file system takes no data when it is read-only from the start: the mount alone is
+    return kernel.new_filesystem(kind, source, data, options.set_)
+
+
+def _overlay(data: list[str], options: MountOptions) -> int:
+    """An overlay whose list of layers is longer than one option may be."""
+    values = dict(item.partition("=")[::2] for item in data)
+    rest = [item for item in data if item.partition("=")[0] not in ("lowerdir", "upperdir", "workdir")]
+    lower = values.get("lowerdir", "").split(":")
+    descriptor = overlay.overlay_fd(lower, values.get("upperdir"), values.get("workdir"), rest)
+    if options.set_:
+        kernel.mount_setattr(descriptor, set_=options.set_)
+    return descriptor
 
 
 def _take_over_mode(place: int, filesystem: int) -> None:
@@ -143,50 +160,77 @@ def _take_over_mode(place: int, filesystem: int) -> None:
     os.chmod(f"/proc/self/fd/{filesystem}", stat.S_IMODE(status.st_mode))
 
 
-def _copy_up(source: int, target: int) -> None:
+def _copy_up(source: int, target: int, options: MountOptions) -> None:
     """Fill a tmpfs with what it is going to cover (option tmpcopyup)."""
-    _take_over_mode(source, target)
     opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=source)
     try:
-        for name in os.listdir(opened):
-            _copy_entry(opened, target, name)
+        filled = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
+        try:
+            given = os.fstat(filled)
+            _copy_directory(opened, filled)
+            if any(item.startswith("mode=") for item in options.data):
+                os.fchmod(filled, stat.S_IMODE(given.st_mode))
+        finally:
+            os.close(filled)
     finally:
         os.close(opened)
 
 
+def _copy_directory(source: int, target: int) -> None:
+    for name in os.listdir(source):
+        _copy_entry(source, target, name)
+    _copy_attributes(source, target)
+
+
+def _copy_attributes(source: int, target: int) -> None:
+    """Owner, mode, extended attributes and times, of open files."""
+    status = os.fstat(source)
+    os.fchown(target, status.st_uid, status.st_gid)
+    os.fchmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source):
+        # tmpfs does not take every kind
+        with contextlib.suppress(OSError):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _copy_entry(source: int, target: int, name: str) -> None:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
-    mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-    elif stat.S_ISDIR(status.st_mode):
-        os.mkdir(name, mode, dir_fd=target)
-        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
-        try:
-            for inner in os.listdir(below):
-                _copy_entry(below, made, inner)
-        finally:
-            os.close(below)
-            os.close(made)
-    elif stat.S_ISREG(status.st_mode):
-        reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-        writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=target)
-        try:
-            while os.sendfile(writing, reading, None, 1 << 20):
-                pass
-        finally:
-            os.close(reading)
-            os.close(writing)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+        _copy_content(source, target, name, directory=stat.S_ISDIR(status.st_mode))
     else:
         os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target)
-    os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(status.st_mode):
-        os.chmod(name, mode, dir_fd=target)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
 
 
-def _cgroup(root: int, destination: str, options: MountOptions, cgroup_path: str, cgroup_namespace: bool) -> None:
-    hierarchies = Hierarchies.read()
+def _copy_content(source: int, target: int, name: str, *, directory: bool) -> None:
+    kind = os.O_DIRECTORY if directory else os.O_NONBLOCK
+    reading = os.open(name, os.O_RDONLY | kind | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    try:
+        if directory:
+            os.mkdir(name, 0o700, dir_fd=target)
+            writing = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+        else:
+            writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+        try:
+            if directory:
+                _copy_directory(reading, writing)
+            else:
+                while os.sendfile(writing, reading, None, 1 << 20):
+                    pass
+                _copy_attributes(reading, writing)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
+def _cgroup(root: int, destination: str, options: MountOptions, cgroup: Cgroup, cgroup_namespace: bool) -> None:
+    hierarchies = cgroup.hierarchies
     if hierarchies.is_v2:
         if cgroup_namespace:
             descriptor = kernel.new_filesystem("cgroup2", "cgroup", [], options.set_)
@@ -195,12 +239,12 @@ def _cgroup(root: int, destination: str, options: MountOptions, cgroup_path: str
             kernel.mount_setattr(descriptor, set_=options.set_)
         _attach(root, destination, descriptor)
         return
-    _cgroup_v1(root, destination, options, hierarchies, cgroup_path)
+    _cgroup_v1(root, destination, options, hierarchies, cgroup.path)
 
 
 def _attach(root: int, destination: str, descriptor: int) -> None:
     try:
-        place = _open_destination(root, destination, directory=True)
+        place = _open_destination(root, destination, "cgroup", directory=True)
         try:
             kernel.move_mount(descriptor, place)
         finally:
@@ -214,7 +258,7 @@ def _cgroup_v1(root: int, destination: str, options: MountOptions, hierarchies: 
     base_attributes = options.set_ & ~kernel.MOUNT_ATTR_RDONLY
     base = kernel.new_filesystem("tmpfs", "tmpfs", ["mode=755"], base_attributes)
     try:
-        place = _open_destination(root, destination, directory=True)
+        place = _open_destination(root, destination, "cgroup", directory=True)
         try:
             kernel.move_mount(base, place)
         finally:

@@ -1,23 +1,48 @@
 """From root of the host to the program's own rights: limits, ids, capabilities, seccomp.
 
 The order matters and is runc's: without no-new-privileges the filter needs CAP_SYS_ADMIN and is loaded before the
-capabilities go; with it the filter is the last thing.  Sources: capabilities(7), prctl(2), seccomp(2).
+capabilities go; with it the filter is the last thing.  Sources: capabilities(7), prctl(2), seccomp(2), getrlimit(2).
 """
 
 from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from corten.errors import InvalidParameter
 from corten.linux import process as kernel
-from corten.runtime import seccomp
-from corten.runtime.users import MAXIMUM_ID, Identity
+from corten.runtime import labels, scheduling, seccomp
+from corten.runtime.hostproc import HostProc
+from corten.runtime.users import Identity
 
-_RLIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
-_RLIMITS.setdefault("RLIMIT_LOCKS", 10)
-_UNLIMITED = (1 << 64) - 1
+RLIMITS: dict[str, int] = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+RLIMITS.setdefault("RLIMIT_LOCKS", 10)
+# values from here on stand for "unlimited": RLIM_INFINITY of the kernel, and what a signed type makes of it
+_UNLIMITED = (1 << 63) - 1
+
+
+_LAST = kernel.last_capability()
+_NUMBERS = {name: number for number, name in enumerate(kernel.CAPABILITIES) if number <= _LAST}
+_NUMBERS_MASK = (1 << len(_NUMBERS)) - 1
+# what this host lets us give away: asked once, since a fork for each container would have to ask again
+_AVAILABLE = sum(1 << _NUMBERS[name] for name in kernel.known_capabilities())
+
+
+def check_rlimits(limits: list[dict[str, Any]]) -> None:
+    """Errors: InvalidParameter naming the field."""
+    seen = set()
+    for index, limit in enumerate(limits):
+        name = limit.get("type")
+        if name not in RLIMITS:
+            raise InvalidParameter(f"process.rlimits[{index}].type: unknown limit '{name}'")
+        if name in seen:
+            raise InvalidParameter(f"process.rlimits[{index}].type: '{name}' is listed twice")
+        seen.add(name)
+        soft, hard = limit.get("soft"), limit.get("hard")
+        if not isinstance(soft, int) or not isinstance(hard, int) or not 0 <= soft <= hard < 1 << 64:
+            raise InvalidParameter(f"process.rlimits[{index}]: {name}: soft limit {soft} is above hard limit {hard}")
 
 
 def set_rlimits(limits: list[dict[str, Any]]) -> list[str]:
@@ -25,50 +50,54 @@ def set_rlimits(limits: list[dict[str, Any]]) -> list[str]:
     warnings = []
     for limit in limits:
         name = limit["type"]
-        if name not in _RLIMITS:
-            raise InvalidParameter(f"process.rlimits: unknown limit '{name}'")
-        soft = resource.RLIM_INFINITY if limit["soft"] >= _UNLIMITED >> 1 else limit["soft"]
-        hard = resource.RLIM_INFINITY if limit["hard"] >= _UNLIMITED >> 1 else limit["hard"]
+        soft, hard = (resource.RLIM_INFINITY if limit[key] >= _UNLIMITED else limit[key] for key in ("soft", "hard"))
         try:
-            resource.setrlimit(_RLIMITS[name], (soft, hard))
+            resource.setrlimit(RLIMITS[name], (soft, hard))
         except (ValueError, PermissionError):
-            present = resource.getrlimit(_RLIMITS[name])[1]
-            if hard != resource.RLIM_INFINITY and (present == resource.RLIM_INFINITY or hard <= present):
-                raise InvalidParameter(f"process.rlimits: {name}: soft limit {soft} is above hard limit {hard}") from None
+            # raising needs CAP_SYS_RESOURCE; RLIMIT_NOFILE also ends at fs.nr_open
+            present = resource.getrlimit(RLIMITS[name])[1]
             clamped = present if soft == resource.RLIM_INFINITY or soft > present >= 0 else soft
-            resource.setrlimit(_RLIMITS[name], (clamped, present))
+            resource.setrlimit(RLIMITS[name], (clamped, present))
             warnings.append(f"{name} is clamped to {present}: this host does not let it be raised")
     return warnings
 
 
-def _mask(names: list[str]) -> int:
-    mask = 0
-    for name in names:
-        try:
-            mask |= 1 << kernel.CAPABILITIES.index(name)
-        except ValueError:
-            raise InvalidParameter(f"process.capabilities: unknown capability '{name}'") from None
-    return mask
-
-
 class Capabilities:
-    """The five sets of ``process.capabilities``; absent stands for none at all."""
+    """The five sets of ``process.capabilities`` as bit masks; absent stands for none at all.
 
-    def __init__(self, sets: dict[str, list[str]] | None) -> None:
+    warnings: what the kernel does not know or this host cannot give (config.md: no reason to fail)
+    """
+
+    def __init__(self, sets: dict[str, list[str]] | None, *, in_user_namespace: bool = False) -> None:
         sets = sets or {}
-        available = _mask(list(kernel.known_capabilities()))
-        self.bounding = _mask(sets.get("bounding") or []) & available
-        self.effective = _mask(sets.get("effective") or []) & available
-        self.permitted = _mask(sets.get("permitted") or []) & available
-        self.inheritable = _mask(sets.get("inheritable") or []) & available
-        self.ambient = _mask(sets.get("ambient") or []) & available
+        self.warnings: list[str] = []
+        # a new user namespace has all of them
+        self._available = _NUMBERS_MASK if in_user_namespace else _AVAILABLE
+        self.bounding = self._mask(sets.get("bounding"))
+        self.permitted = self._mask(sets.get("permitted"))
+        self.effective = self._mask(sets.get("effective"))
+        self.inheritable = self._mask(sets.get("inheritable"))
+        self.ambient = self._mask(sets.get("ambient"))
+
+    def _mask(self, names: list[str] | None) -> int:
+        mask = 0
+        for name in names or ():
+            number = _NUMBERS.get(name)
+            if number is not None and self._available >> number & 1:
+                mask |= 1 << number
+                continue
+            warning = f"capability {name} is {'unknown' if number is None else 'not available on this host'}: left out"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+        return mask
 
     def limit_bounding(self) -> None:
-        for number in range(kernel.last_capability() + 1):
-            if not self.bounding >> number & 1 and kernel.prctl(kernel.PR_CAPBSET_READ, number) == 1:
+        for number in range(_LAST + 1):
+            if not self.bounding >> number & 1:
                 kernel.prctl(kernel.PR_CAPBSET_DROP, number)
 
     def apply(self) -> None:
+        """Errors: OSError, of an effective one that is not permitted or an ambient one that is not inheritable."""
         kernel.capset(self.effective, self.permitted, self.inheritable)
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
         for number in range(len(kernel.CAPABILITIES)):
@@ -86,34 +115,64 @@ def set_ids(identity: Identity, *, may_set_groups: bool) -> None:
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
 
 
-def confine(
-    process: dict[str, Any],
-    filter_spec: dict[str, Any] | None,
-    program: bytes,
-    identity: Identity,
-    *,
-    may_set_groups: bool,
-    enter: Any,
-) -> None:
-    """Give up everything that the program is not to have; ``enter()`` changes to the working directory in between."""
-    capabilities = Capabilities(process.get("capabilities"))
-    no_new_privileges = bool(process.get("noNewPrivileges"))
-    flags = seccomp.filter_flags(filter_spec) if filter_spec else 0
-    if no_new_privileges:
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    capabilities.limit_bounding()
-    if program and not no_new_privileges:
-        seccomp.install(program, flags)
-    set_ids(identity, may_set_groups=may_set_groups)
-    enter()
-    capabilities.apply()
-    if program and no_new_privileges:
-        seccomp.install(program, flags)
+def may_set_groups(proc: HostProc) -> bool:
+    """A user namespace can forbid it (user_namespaces(7))."""
+    try:
+        return proc.read("self/setgroups").strip() == "allow"
+    except OSError:
+        return True
 
 
-def check_ids(user: dict[str, Any]) -> None:
-    """Errors: InvalidParameter for ids that the kernel would wrap (CVE-2024-40635)."""
-    numbers = [user.get("uid", 0), user.get("gid", 0), *(user.get("additionalGids") or [])]
-    for number in numbers:
-        if not isinstance(number, int) or not 0 <= number <= MAXIMUM_ID:
-            raise InvalidParameter(f"process.user: {number} should be in range 0-{MAXIMUM_ID}")
+class Confinement:
+    """Giving up everything that the program is not to have.
+
+    ``enter`` changes to the working directory: after the ids, so that it is the program's user who must be able to.
+    """
+
+    def __init__(
+        self,
+        process: dict[str, Any],
+        linux: dict[str, Any],
+        program: bytes,
+        identity: Identity,
+        enter: Callable[[], None],
+        *,
+        in_user_namespace: bool,
+    ) -> None:
+        self._process = process
+        self._linux = linux
+        self._program = program
+        self._identity = identity
+        self._enter = enter
+        self._capabilities = Capabilities(process.get("capabilities"), in_user_namespace=in_user_namespace)
+        self._may_set_groups = True
+        self._no_new_privileges = bool(process.get("noNewPrivileges"))
+        self._flags = seccomp.filter_flags(linux.get("seccomp") or {})
+
+    def prepare(self, proc: HostProc) -> list[str]:
+        """What needs the host's procfs, and what needs rights that are about to go; warnings."""
+        labels.apply(self._process, proc)
+        scheduling.apply(self._process, self._linux)
+        self._may_set_groups = may_set_groups(proc)
+        # late: they bind us as well
+        return self._capabilities.warnings + set_rlimits(self._process.get("rlimits") or [])
+
+    def apply(self) -> None:
+        """All but a filter that has to wait."""
+        if self._no_new_privileges:
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        self._capabilities.limit_bounding()
+        if self._program and not self._no_new_privileges:
+            seccomp.install(self._program, self._flags)
+        set_ids(self._identity, may_set_groups=self._may_set_groups)
+        self._enter()
+        umask = (self._process.get("user") or {}).get("umask")
+        os.umask(0o022 if umask is None else umask)
+        self._capabilities.apply()
+        # a change of ids or capabilities resets it to fs.suid_dumpable
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+    def seal(self) -> None:
+        """Right before execve: the filter that may block even what we still do."""
+        if self._program and self._no_new_privileges:
+            seccomp.install(self._program, self._flags)

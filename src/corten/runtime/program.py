@@ -6,8 +6,14 @@ import errno
 import json
 import os
 import stat
+from typing import Any
 
 from corten.errors import CommandNotExecutable, CommandNotFound, InvalidParameter
+from corten.linux import mount, paths
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def find(name: str, environment: dict[bytes, bytes]) -> str:
@@ -15,26 +21,28 @@ def find(name: str, environment: dict[bytes, bytes]) -> str:
 
     Errors: CommandNotFound, CommandNotExecutable.
     """
-    quoted = json.dumps(name, ensure_ascii=False)
     if "/" in name:
-        _check(name, quoted)
+        _check(name)
         return name
     denied = False
-    for directory in os.fsdecode(environment.get(b"PATH", b"")).split(":"):
+    path = os.fsdecode(environment.get(b"PATH", b""))
+    for directory in path.split(":") if path and name else ():
         candidate = f"{directory or '.'}/{name}"
         try:
             status = os.stat(candidate)
         except OSError:
             continue
         if stat.S_ISREG(status.st_mode) and os.access(candidate, os.X_OK, effective_ids=True):
+            refuse_our_own(candidate, name)
             return candidate
         denied = denied or stat.S_ISREG(status.st_mode)
     if denied:
-        raise CommandNotExecutable(f"exec: {quoted}: permission denied")
-    raise CommandNotFound(f"exec: {quoted}: executable file not found in $PATH")
+        raise CommandNotExecutable(f"exec: {_quoted(name)}: permission denied")
+    raise CommandNotFound(f"exec: {_quoted(name)}: executable file not found in $PATH")
 
 
-def _check(path: str, quoted: str) -> None:
+def _check(path: str) -> None:
+    quoted = _quoted(path)
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -45,18 +53,68 @@ def _check(path: str, quoted: str) -> None:
         raise CommandNotExecutable(f"exec: {quoted}: is a directory")
     if not os.access(path, os.X_OK, effective_ids=True):
         raise CommandNotExecutable(f"exec: {quoted}: permission denied")
+    refuse_our_own(path, path)
 
 
-def environment_of(items: list[str]) -> dict[bytes, bytes]:
-    """Errors: InvalidParameter for an entry without a name."""
+def refuse_our_own(path: str, name: str) -> None:
+    """A path through a magic link such as /proc/self/exe may lead to the interpreter that runs this (CVE-2019-5736).
+
+    Errors: CommandNotFound: the container has no such file.
+    """
+    try:
+        os.close(paths.openat2(mount.AT_FDCWD, path, os.O_PATH, resolve=paths.RESOLVE_NO_MAGICLINKS))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            return  # what is wrong with it is told by execve
+    else:
+        return
+    status = os.stat(path)
+    if (status.st_dev, status.st_ino) == _INTERPRETER:
+        raise CommandNotFound(f"exec {name}: no such file or directory")
+
+
+def _interpreter() -> tuple[int, int]:
+    status = os.stat("/proc/self/exe")
+    return status.st_dev, status.st_ino
+
+
+_INTERPRETER = _interpreter()
+
+
+def environment_of(process: dict[str, Any], home: str) -> dict[bytes, bytes]:
+    """``process.env``, the last of a name wins, and HOME when it is not there.
+
+    Errors: InvalidParameter for an entry without a name or a value.
+    """
     environment = {}
-    for item in items:
+    for item in process.get("env") or ():
         name, equals, value = item.encode("utf-8", "surrogateescape").partition(b"=")
-        if not name or b"\0" in name + value:
-            raise InvalidParameter(f"process.env: invalid entry {json.dumps(item)}")
-        if equals:
-            environment[name] = value
+        if not name or not equals or b"\0" in item.encode("utf-8", "surrogateescape"):
+            raise InvalidParameter(f"invalid environment variable: {_quoted(item)}")
+        environment[name] = value
+    if home:
+        environment.setdefault(b"HOME", home.encode("utf-8", "surrogateescape"))
     return environment
+
+
+def enter_directory(path: str) -> None:
+    """Change to the working directory.  Errors: InvalidParameter."""
+    try:
+        os.chdir(path)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise InvalidParameter(f"chdir to cwd ({_quoted(path)}) set in config.json failed: {reason}") from None
+    verify_directory(path)
+
+
+def verify_directory(path: str) -> None:
+    """Errors: InvalidParameter when the working directory lies outside the root (CVE-2024-21626)."""
+    try:
+        inside = os.getcwd()
+    except OSError:
+        inside = "(unreachable)"
+    if not inside.startswith("/"):
+        raise InvalidParameter(f"current working directory is outside of container mount namespace root: {path}")
 
 
 def execute(path: str, arguments: list[str], environment: dict[bytes, bytes]) -> None:
@@ -64,11 +122,11 @@ def execute(path: str, arguments: list[str], environment: dict[bytes, bytes]) ->
 
     Errors: CommandNotFound (also of an absent interpreter), CommandNotExecutable.
     """
-    quoted = json.dumps(arguments[0], ensure_ascii=False)
     try:
         os.execve(path, [item.encode("utf-8", "surrogateescape") for item in arguments], environment)
     except (FileNotFoundError, NotADirectoryError):
         raise CommandNotFound(f"exec {path}: no such file or directory") from None
     except OSError as error:
-        text = "exec format error" if error.errno == errno.ENOEXEC else (error.strerror or "").lower()
-        raise CommandNotExecutable(f"exec {path}: {text}" if error.errno == errno.ENOEXEC else f"exec: {quoted}: {text}") from None
+        if error.errno == errno.ENOEXEC:
+            raise CommandNotExecutable(f"exec {path}: exec format error") from None
+        raise CommandNotExecutable(f"exec: {_quoted(arguments[0])}: {(error.strerror or '').lower()}") from None

@@ -1,4 +1,4 @@
-"""The container's root: the mount itself, devices, masks, and the step into it."""
+"""The container's root: the mount itself, masks, sysctls, and the step into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import mount as kernel
 from corten.linux import paths
 
-_PROPAGATION = {
+PROPAGATION = {
     "": kernel.MS_PRIVATE,
     "private": kernel.MS_PRIVATE,
     "rprivate": kernel.MS_PRIVATE,
@@ -23,147 +23,20 @@ _PROPAGATION = {
     "runbindable": kernel.MS_UNBINDABLE,
 }
 
-# (name, major, minor): runtime-spec config-linux.md, "Default Devices"
-DEFAULT_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-_DEFAULT_LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-)
-_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
-
-def enter_mount_namespace(rootfs: str, propagation: str) -> int:
-    """Cut the new namespace off the host and put the root on a mount of its own; its descriptor.
-
-    Errors: InvalidParameter for an unknown propagation or an absent root.
-    """
-    if propagation not in _PROPAGATION:
-        raise InvalidParameter(f"linux.rootfsPropagation: '{propagation}' is not a propagation")
+def attach(copy: int, path: str) -> None:
+    """Cut the new mount namespace off the host and put the root into it, at its own path."""
     # never shared while we work: what is mounted here must not reach the host
-    flag = kernel.MS_PRIVATE if _PROPAGATION[propagation] == kernel.MS_PRIVATE else kernel.MS_SLAVE
-    kernel.mount("", "/", "", kernel.MS_REC | flag)
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     try:
-        copy = kernel.clone_tree(rootfs, recursive=True)
-    except FileNotFoundError as error:
-        raise InvalidParameter(f"root.path: {rootfs} does not exist") from error
-    place = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # closed to the ids of this user namespace: any place will do for the moment until it becomes "/"
+        place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        kernel.mount_setattr(copy, propagation=kernel.MS_PRIVATE)
         kernel.move_mount(copy, place)
     finally:
         os.close(place)
-    return copy
-
-
-def _device_directory(root: int) -> int:
-    return paths.mkdirs_in_root(root, "/dev")
-
-
-def make_devices(root: int, devices: list[dict[str, Any]], *, bind: bool) -> None:
-    """Default devices and those of ``linux.devices``.
-
-    bind: bind the host's nodes instead of making new ones (a user namespace may not make any)
-    """
-    wanted = [
-        {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0}
-        for name, major, minor in DEFAULT_DEVICES
-    ]
-    given = {device["path"] for device in devices}
-    for device in [item for item in wanted if item["path"] not in given] + devices:
-        if device["path"] in ("/dev/ptmx", "/dev/console"):
-            continue  # the container's own terminals stand there
-        _make_device(root, device, bind=bind)
-
-
-def _make_device(root: int, device: dict[str, Any], *, bind: bool) -> None:
-    parent, name = paths.split(device["path"])
-    if device["type"] not in _KINDS:
-        raise InvalidParameter(f"linux.devices: {device['path']}: unknown type '{device['type']}'")
-    directory = paths.mkdirs_in_root(root, parent)
-    try:
-        if bind:
-            _bind_device(directory, name, device)
-            return
-        mode = device.get("fileMode")
-        mode = 0o666 if mode is None else mode
-        kind, number = _KINDS[device["type"]], os.makedev(device.get("major", 0), device.get("minor", 0))
-        try:
-            os.mknod(name, kind | mode, number, dir_fd=directory)
-        except FileExistsError:
-            if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                raise InvalidParameter(f"linux.devices: {device['path']} is a directory in the image") from None
-            os.unlink(name, dir_fd=directory)
-            os.mknod(name, kind | mode, number, dir_fd=directory)
-        # by the directory's descriptor and never through a link: what we made is what we change
-        os.chown(name, device.get("uid") or 0, device.get("gid") or 0, dir_fd=directory, follow_symlinks=False)
-        made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            os.chmod(f"/proc/self/fd/{made}", mode)
-        finally:
-            os.close(made)
-    finally:
-        os.close(directory)
-
-
-def _bind_device(directory: int, name: str, device: dict[str, Any]) -> None:
-    host = os.stat(device["path"])
-    if (os.major(host.st_rdev), os.minor(host.st_rdev)) != (device.get("major"), device.get("minor")):
-        raise InvalidParameter(f"linux.devices: {device['path']} differs from the host's")
-    copy = kernel.clone_tree(device["path"])
-    try:
-        try:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory))
-        except FileExistsError:
-            pass
-        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            kernel.move_mount(copy, place)
-        finally:
-            os.close(place)
-    finally:
-        os.close(copy)
-
-
-def make_links(root: int) -> None:
-    """/dev/fd, /dev/stdin and their like."""
-    directory = _device_directory(root)
-    try:
-        links = list(_DEFAULT_LINKS)
-        if os.path.exists("/proc/kcore"):
-            links.append(("/proc/kcore", "core"))
-        for target, name in links:
-            try:
-                os.symlink(target, name, dir_fd=directory)
-            except FileExistsError:
-                if name == "ptmx":
-                    os.unlink(name, dir_fd=directory)
-                    os.symlink(target, name, dir_fd=directory)
-    finally:
-        os.close(directory)
-
-
-def attach_console(root: int, slave: int) -> None:
-    """/dev/console is the container's terminal, bound from its descriptor and never by its path (CVE-2025-52565)."""
-    copy = kernel.open_tree(slave, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
-    try:
-        directory = _device_directory(root)
-        try:
-            try:
-                os.close(os.open("console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory))
-            except FileExistsError:
-                pass
-            place = os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                kernel.move_mount(copy, place)
-            finally:
-                os.close(place)
-        finally:
-            os.close(directory)
-    finally:
-        os.close(copy)
 
 
 class Masks:
@@ -195,7 +68,9 @@ class Masks:
 
     @staticmethod
     def _empty() -> int:
-        attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+        attributes = (
+            kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+        )
         return kernel.new_filesystem("tmpfs", "tmpfs", ["nr_blocks=1", "nr_inodes=1"], attributes)
 
     @staticmethod
@@ -232,6 +107,17 @@ def make_readonly(root: int, path: str) -> None:
         os.close(place)
 
 
+def sysctl_path(name: str) -> str:
+    """net.ipv4.ip_forward or net/ipv4/conf/eth0.1/forwarding -> path below /proc/sys.
+
+    The first separator decides which one it is, as with sysctl(8).
+    """
+    dot, slash = name.find("."), name.find("/")
+    if slash >= 0 and (dot < 0 or slash < dot):
+        return name
+    return "/".join(part.replace("/", ".") for part in name.split("."))
+
+
 def write_sysctls(values: dict[str, str]) -> None:
     """Through a procfs of our own that nothing can lie in front of (CVE-2025-52881)."""
     if not values:
@@ -239,24 +125,23 @@ def write_sysctls(values: dict[str, str]) -> None:
     descriptor = kernel.new_filesystem("proc", "proc", [])
     try:
         for name, value in values.items():
-            path = "sys/" + name.replace(".", "/")
-            try:
-                file = paths.openat2(
-                    descriptor,
-                    path,
-                    os.O_WRONLY,
-                    resolve=paths.RESOLVE_BENEATH | paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_NO_XDEV | paths.RESOLVE_NO_MAGICLINKS,
-                )
-                try:
-                    os.write(file, value.encode())
-                finally:
-                    os.close(file)
-            except FileNotFoundError:
-                raise InvalidParameter(f"sysctl '{name}' does not exist on this kernel") from None
-            except OSError as error:
-                raise OSError(error.errno, f"sysctl {name}={value}: {(error.strerror or '').lower()}") from error
+            _write_sysctl(descriptor, name, value)
     finally:
         os.close(descriptor)
+
+
+def _write_sysctl(procfs: int, name: str, value: str) -> None:
+    resolve = paths.RESOLVE_BENEATH | paths.RESOLVE_NO_SYMLINKS | paths.RESOLVE_NO_XDEV | paths.RESOLVE_NO_MAGICLINKS
+    try:
+        file = paths.openat2(procfs, f"sys/{sysctl_path(name)}", os.O_WRONLY, resolve=resolve)
+        try:
+            os.write(file, value.encode())
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        raise InvalidParameter(f"sysctl '{name}' does not exist on this kernel") from None
+    except OSError as error:
+        raise OSError(error.errno, f"sysctl {name}={value}: {(error.strerror or '').lower()}") from error
 
 
 def pivot(root: int) -> None:
@@ -269,13 +154,21 @@ def pivot(root: int) -> None:
     os.chdir("/")
 
 
-def finish_root(propagation: str, *, read_only: bool) -> None:
-    """Attributes of the root mount, set from the inside."""
+def make_read_only() -> None:
+    """The root that has been entered."""
     descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if read_only:
-            kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_RDONLY)
-        if propagation not in ("", "private", "rprivate"):
-            kernel.mount_setattr(descriptor, propagation=_PROPAGATION[propagation], recursive=propagation.startswith("r"))
+        kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(descriptor)
+
+
+def propagate(propagation: str) -> None:
+    """``linux.rootfsPropagation`` of the root that has been entered; each mount below has its own."""
+    if propagation in ("", "private", "rprivate"):
+        return
+    descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kernel.mount_setattr(descriptor, propagation=PROPAGATION[propagation])
     finally:
         os.close(descriptor)

@@ -1,17 +1,23 @@
 """Seccomp: from Docker's profile format to the OCI form, and from the OCI form to classic BPF.
 
-The filter starts with the architecture (amd64 guards its i386 and x32 doors too), then walks a binary tree over ranges of
-system call numbers with the same answer.  Numbers above the newest known one get ENOSYS, so that programs fall back.
+The filter starts with the architecture (amd64 guards its i386 and x32 doors too, arm64 its arm door), then walks a
+binary tree over ranges of system call numbers with the same answer.  Numbers above the newest known one get ENOSYS
+where the profile would refuse them, so that programs fall back.  A rule without arguments stands above those with;
+arguments of one rule must all match, unless two name the same argument: then each is a rule of its own (both as with
+libseccomp and runc).
 
 Sources: seccomp(2); runtime-spec config-linux.md "Seccomp"; moby profiles (format with includes and excludes).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import marshal
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -42,17 +48,33 @@ _OFFSET_ARCH = 4
 _OFFSET_ARGS = 16
 
 _X32_BIT = 0x40000000
-_AUDIT = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7}
+# the private calls of ARM lie far above all others (asm/unistd.h, __ARM_NR_BASE)
+_PRIVATE_FROM = 0x0F0000
+_AUDIT = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7, "arm": 0x40000028}
 ARCHITECTURES = {
     "SCMP_ARCH_X86_64": "x86_64",
     "SCMP_ARCH_X86": "x86",
     "SCMP_ARCH_X32": "x32",
     "SCMP_ARCH_AARCH64": "aarch64",
+    "SCMP_ARCH_ARM": "arm",
 }
+# native architecture -> the other one that its kernel runs
+_COMPATIBLE = {"x86_64": "x86", "aarch64": "arm"}
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
-_FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
-OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
+FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
+OPERATORS = (
+    "SCMP_CMP_NE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_MASKED_EQ",
+)
+
+# of cached programs: to be raised when the compiler's answer to a profile changes
+_FORMAT = 3
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
@@ -64,9 +86,13 @@ def default_profile() -> dict[str, Any]:
 
 
 def _kernel_at_least(text: str) -> bool:
-    wanted = tuple(int(part) for part in text.split("."))
-    release = os.uname().release.split("-")[0].split(".")
-    return tuple(int(part) for part in release[: len(wanted)] if part.isdigit()) >= wanted
+    try:
+        wanted = tuple(int(part) for part in text.split("."))
+    except ValueError:
+        raise InvalidParameter(f"Loading seccomp profile failed: invalid minKernel '{text}'") from None
+    release = re.match(r"[\d.]+", os.uname().release)
+    present = tuple(int(part) for part in release[0].split(".") if part) if release else ()
+    return present[: len(wanted)] >= wanted
 
 
 def _applies(rule: dict[str, Any], capabilities: set[str], architecture: str) -> bool:
@@ -85,14 +111,16 @@ def _applies(rule: dict[str, Any], capabilities: set[str], architecture: str) ->
 
 
 def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[str, Any]:
-    """Docker's format -> ``linux.seccomp`` for these capabilities on this machine.
+    """Docker's format -> ``linux.seccomp`` for these capabilities on this machine; {} for a profile that says nothing.
 
     Errors: InvalidParameter for a malformed profile.
     """
+    if not profile.get("defaultAction") and not profile.get("syscalls"):
+        return {}
     machine = os.uname().machine
     architecture = _GO_ARCHITECTURE.get(machine, machine)
     held = set(capabilities)
-    resolved: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
+    resolved: dict[str, Any] = {"defaultAction": profile.get("defaultAction") or ""}
     if profile.get("defaultErrnoRet") is not None:
         resolved["defaultErrnoRet"] = profile["defaultErrnoRet"]
     if profile.get("flags"):
@@ -110,18 +138,36 @@ def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[st
         if rule.get("name") and rule.get("names"):
             raise InvalidParameter("Loading seccomp profile failed: both 'name' and 'names' are specified")
         if _applies(rule, held, architecture):
-            names = rule.get("names") or [rule["name"]]
+            names = rule.get("names") or ([rule["name"]] if rule.get("name") else [])
             kept = {key: rule[key] for key in ("action", "errnoRet", "args") if rule.get(key) is not None}
             resolved["syscalls"].append({"names": names, **kept})
     return resolved
+
+
+def check(seccomp: dict[str, Any]) -> None:
+    """``linux.seccomp``.  Errors: InvalidParameter naming the field."""
+    if seccomp.get("listenerPath"):
+        raise InvalidParameter("config.json: linux.seccomp.listenerPath: user space notification is not supported")
+    _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+    filter_flags(seccomp)
+    for name in seccomp.get("architectures") or ():
+        if not name.startswith("SCMP_ARCH_"):
+            raise InvalidParameter(f"config.json: linux.seccomp.architectures: unknown architecture '{name}'")
+    for index, rule in enumerate(seccomp.get("syscalls") or ()):
+        _answer(rule["action"], rule.get("errnoRet"))
+        for argument in rule.get("args") or ():
+            if argument["op"] not in OPERATORS or not 0 <= argument["index"] <= 5:
+                raise InvalidParameter(
+                    f"config.json: linux.seccomp.syscalls[{index}].args: {json.dumps(argument)} is invalid"
+                )
 
 
 # -- compiler --------------------------------------------------------------------------------------------------------
 
 
 ACTIONS = (
-    "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO", "SCMP_ACT_TRACE",
-    "SCMP_ACT_LOG", "SCMP_ACT_ALLOW",
+    "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE", "SCMP_ACT_LOG", "SCMP_ACT_ALLOW",
 )  # fmt: skip
 
 
@@ -149,8 +195,6 @@ def _return(answer: int) -> list[Instruction]:
 def _test_argument(argument: dict[str, Any]) -> list[list[Any]]:
     """Instructions that fall through when the argument matches; "no" marks a jump to the next rule."""
     index, operator = argument["index"], argument["op"]
-    if operator not in OPERATORS or not 0 <= index <= 5:
-        raise InvalidParameter(f"invalid seccomp argument: {json.dumps(argument)}")
     value = argument["value"] & 0xFFFFFFFFFFFFFFFF
     second = (argument.get("valueTwo") or 0) & 0xFFFFFFFFFFFFFFFF
     low, high = _OFFSET_ARGS + 8 * index, _OFFSET_ARGS + 8 * index + 4
@@ -166,16 +210,12 @@ def _test_argument(argument: dict[str, Any]) -> list[list[Any]]:
     if operator == "SCMP_CMP_NE":
         return [load_high, [_JMP_JEQ, 0, 2, value_high], load_low, [_JMP_JEQ, "no", 0, value_low]]
     # ordered comparisons: the high word decides unless it is equal
-    decided = {
-        "SCMP_CMP_GT": ([_JMP_JGT, 3, 0, value_high], [_JMP_JGT, 0, "no", value_low]),
-        "SCMP_CMP_GE": ([_JMP_JGT, 3, 0, value_high], [_JMP_JGE, 0, "no", value_low]),
-        "SCMP_CMP_LT": ([_JMP_JGE, 0, 4, value_high], [_JMP_JGE, "no", 0, value_low]),
-        "SCMP_CMP_LE": ([_JMP_JGE, 0, 4, value_high], [_JMP_JGT, "no", 0, value_low]),
-    }
-    first, last = decided[operator]
+    equal_high = [_JMP_JEQ, 0, "no", value_high]
     if operator in ("SCMP_CMP_GT", "SCMP_CMP_GE"):
-        return [load_high, first, [_JMP_JEQ, 0, "no", value_high], load_low, last]
-    return [load_high, [_JMP_JGE, 0, 3, value_high], [_JMP_JEQ, 0, "no", value_high], load_low, last]
+        last = [_JMP_JGT if operator == "SCMP_CMP_GT" else _JMP_JGE, 0, "no", value_low]
+        return [load_high, [_JMP_JGT, 3, 0, value_high], equal_high, load_low, last]
+    last = [_JMP_JGE if operator == "SCMP_CMP_LT" else _JMP_JGT, "no", 0, value_low]
+    return [load_high, [_JMP_JGE, 0, 3, value_high], equal_high, load_low, last]
 
 
 def _conditional(rules: list[tuple[list[dict[str, Any]], int]], otherwise: int) -> list[Instruction]:
@@ -187,7 +227,12 @@ def _conditional(rules: list[tuple[list[dict[str, Any]], int]], otherwise: int) 
         for position, (operation, if_true, if_false, constant) in enumerate(draft):
             distance = len(draft) - position - 1
             code.append(
-                (operation, distance if if_true == "no" else if_true, distance if if_false == "no" else if_false, constant)
+                (
+                    operation,
+                    distance if if_true == "no" else if_true,
+                    distance if if_false == "no" else if_false,
+                    constant,
+                )
             )
     return code + _return(otherwise)
 
@@ -204,54 +249,94 @@ def _tree(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
     return [(_JMP_JGE, 0, 1, boundary), (_JMP_JA, 0, 0, len(left)), *left, *right]
 
 
-def _section(seccomp: dict[str, Any], numbers: dict[str, int], offset: int) -> list[Instruction]:
-    """The decision tree of one architecture."""
-    default = _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+def _refuses(answer: int) -> bool:
+    return answer & 0xFFFF0000 not in (_RET_ALLOW, _RET_LOG, _RET_TRACE)
+
+
+def _alternatives(arguments: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Arguments that must match together; conditions on one and the same argument are alternatives."""
+    indexes = [argument.get("index") for argument in arguments]
+    if len(set(indexes)) == len(indexes):
+        return [arguments]
+    return [[argument] for argument in arguments]
+
+
+def _decisions(
+    seccomp: dict[str, Any], numbers: dict[str, int], default: int
+) -> tuple[dict[int, int], dict[int, list[tuple[list[dict[str, Any]], int]]]]:
+    """Answers by number: without a look at the arguments, and with."""
     fixed: dict[int, int] = {}
     conditional: dict[int, list[tuple[list[dict[str, Any]], int]]] = {}
     for rule in seccomp.get("syscalls") or ():
         answer = _answer(rule["action"], rule.get("errnoRet"))
+        if answer == default:
+            continue  # says nothing, and must not overrule what does
         for name in rule["names"]:
             number = numbers.get(name)
             if number is None:
                 continue  # not a system call of this architecture
             if rule.get("args"):
-                conditional.setdefault(number, []).append((rule["args"], answer))
+                conditional.setdefault(number, []).extend((args, answer) for args in _alternatives(rule["args"]))
             else:
                 fixed.setdefault(number, answer)
-    newest = max(numbers.values())
-    beyond = _RET_ERRNO | errno.ENOSYS if default & 0xFFFF0000 == _RET_ERRNO else default
+    return fixed, conditional
+
+
+def _section(seccomp: dict[str, Any], numbers: dict[str, int], offset: int) -> list[Instruction]:
+    """The decision tree of one architecture."""
+    default = _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+    beyond = _RET_ERRNO | errno.ENOSYS if _refuses(default) else default
+    unknown_from = max(number for number in numbers.values() if number < _PRIVATE_FROM) + 1
+    fixed, conditional = _decisions(seccomp, numbers, default)
     ranges: list[tuple[int, list[Instruction]]] = []
-    for number in range(newest + 1):
-        if number in conditional:
-            code = _conditional(conditional[number], fixed.get(number, default))
-        else:
-            code = _return(fixed.get(number, default))
+
+    def add(first: int, code: list[Instruction]) -> None:
         if not ranges or ranges[-1][1] != code:
-            ranges.append((number + offset, code))
-    ranges.append((newest + 1 + offset, _return(beyond)))
+            ranges.append((first + offset, code))
+
+    def add_gap(first: int, end: int | None) -> None:
+        """Numbers of which the profile says nothing."""
+        if first < unknown_from and (end is None or first < end):
+            add(first, _return(default))
+        if end is None or end > unknown_from:
+            add(max(first, unknown_from), _return(beyond))
+
+    position = 0
+    for number in sorted(fixed.keys() | conditional.keys()):
+        if number > position:
+            add_gap(position, number)
+        add(number, _return(fixed[number]) if number in fixed else _conditional(conditional[number], default))
+        position = number + 1
+    add_gap(position, None)
     return [(_LD_ABS, 0, 0, _OFFSET_NR), *_tree(ranges)]
 
 
-def compile_filter(seccomp: dict[str, Any]) -> bytes:
+def compile_filter(seccomp: dict[str, Any], native: str = "") -> bytes:
     """``linux.seccomp`` -> BPF program.
 
-    Errors: InvalidParameter for an unknown action, operator or architecture.
+    native: machine as uname names it, this one by default
+    Errors: InvalidParameter for an unknown action or operator, or an architecture without tables.
     """
+    native = native or os.uname().machine
     tables: dict[str, dict[str, int]] = json.loads((_PROFILES / "syscalls.json").read_text())
-    native = os.uname().machine
+    if native not in tables:
+        raise InvalidParameter(f"seccomp is not supported on {native}")
     names = {ARCHITECTURES[name] for name in seccomp.get("architectures") or () if name in ARCHITECTURES}
-    names.add(native)
-    code: list[Instruction] = [(_LD_ABS, 0, 0, _OFFSET_ARCH)]
+    section = _section(seccomp, tables[native], 0)
     if native == "x86_64":
-        wide = _section(seccomp, tables["x86_64"], 0)
         x32 = _section(seccomp, tables["x32"], _X32_BIT) if "x32" in names else _return(_RET_KILL_PROCESS)
-        split = [(_LD_ABS, 0, 0, _OFFSET_NR), (_JMP_JGE, 0, 1, _X32_BIT), (_JMP_JA, 0, 0, len(wide)), *wide, *x32]
-        sections = [("x86_64", split)]
-        if "x86" in names:
-            sections.append(("x86", _section(seccomp, tables["x86"], 0)))
-    else:
-        sections = [(native, _section(seccomp, tables[native], 0))]
+        section = [
+            (_LD_ABS, 0, 0, _OFFSET_NR),
+            (_JMP_JGE, 0, 1, _X32_BIT),
+            (_JMP_JA, 0, 0, len(section)),
+            *section,
+            *x32,
+        ]
+    sections = [(native, section)]
+    other = _COMPATIBLE[native]
+    if other in names:
+        sections.append((other, _section(seccomp, tables[other], 0)))
+    code: list[Instruction] = [(_LD_ABS, 0, 0, _OFFSET_ARCH)]
     for architecture, section in sections:
         code += [(_JMP_JEQ, 1, 0, _AUDIT[architecture]), (_JMP_JA, 0, 0, len(section)), *section]
     # a door that the profile does not know stays shut
@@ -264,34 +349,45 @@ def compile_filter(seccomp: dict[str, Any]) -> bytes:
 def filter_flags(seccomp: dict[str, Any]) -> int:
     flags = 0
     for name in seccomp.get("flags") or ():
-        if name not in _FLAGS:
+        if name not in FLAGS:
             raise InvalidParameter(f"seccomp flag {name} is not supported")
-        flags |= _FLAGS[name]
-    return flags & ~_FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # one thread only: nothing to synchronise
+        flags |= FLAGS[name]
+    return flags & ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # one thread only: nothing to synchronise
 
 
 _memory: dict[str, bytes] = {}
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def compiled(seccomp: dict[str, Any], cache: str) -> bytes:
     """The program of a profile, from memory, from the directory ``cache``, or compiled now and kept in both."""
-    key = hashlib.sha256(json.dumps([2, os.uname().machine, seccomp], sort_keys=True).encode()).hexdigest()
+    # this form of marshal is the fastest there is and has no references; a profile in another order is only another key
+    key = hashlib.sha256(marshal.dumps([_FORMAT, os.uname().machine, seccomp], 2)).hexdigest()
     if key in _memory:
         return _memory[key]
     file = f"{cache}/{key}.bpf" if cache else ""
-    if file:
-        try:
-            with open(file, "rb") as stored:
-                program = stored.read()
-            if program and len(program) % 8 == 0:
-                _memory[key] = program
-                return program
-        except OSError:
-            pass  # not compiled yet
-    program = _memory[key] = compile_filter(seccomp)
-    if file:
+    program = _kept(file) or compile_filter(seccomp)
+    _memory[key] = program
+    if file and not os.path.exists(file):
         _keep(cache, file, program)
     return program
+
+
+def _kept(file: str) -> bytes:
+    """A program from the disk; b"" when it is not there or not whole."""
+    if not file:
+        return b""
+    try:
+        with open(file, "rb") as stored:
+            content = stored.read()
+    except OSError:
+        return b""
+    program = content[_DIGEST_SIZE:]
+    if hashlib.sha256(program).digest() == content[:_DIGEST_SIZE]:
+        return program
+    with contextlib.suppress(OSError):
+        os.unlink(file)
+    return b""
 
 
 def _keep(cache: str, file: str, program: bytes) -> None:
@@ -299,7 +395,7 @@ def _keep(cache: str, file: str, program: bytes) -> None:
         os.makedirs(cache, mode=0o700, exist_ok=True)
         temporary = f"{file}.{os.getpid()}"
         with open(temporary, "wb") as stored:
-            stored.write(program)
+            stored.write(hashlib.sha256(program).digest() + program)
         os.replace(temporary, file)
     except OSError:
         pass  # a cache that cannot be written costs time only

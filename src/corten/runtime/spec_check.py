@@ -1,95 +1,210 @@
-"""Checks of a ``config.json``: what the runtime cannot honour is refused by the name of its field before anything is made."""
+"""Checks of a ``config.json`` before anything is made.
+
+What is malformed, or what the runtime cannot honour, is refused by the path of its field.  Fields that the
+specification does not know are ignored, as it demands ("Extensibility").
+
+Source: runtime-spec config.md and config-linux.md.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from corten.errors import InvalidParameter
-from corten.runtime import hooks
-from corten.runtime.privileges import check_ids
+from corten.linux import paths
+from corten.runtime import hooks, idmap, labels, namespaces, scheduling, seccomp
+from corten.runtime.devices import KINDS
+from corten.runtime.mount_options import parse
+from corten.runtime.privileges import check_rlimits
+from corten.runtime.rootfs import PROPAGATION, sysctl_path
+from corten.runtime.shapes import MOUNT, PROCESS, RESOURCES, SPEC, check_shape
+from corten.runtime.users import check_ids
 
-NAMESPACES = ("mount", "pid", "uts", "ipc", "network", "cgroup", "user", "time")
+NAMESPACES = tuple(namespaces.FLAGS)
+
+# sysctls that belong to a namespace, besides all of net.* and fs.mqueue.*; the kernel does not tell, the list is runc's
+_IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+_UTS_SYSCTLS = ("domainname", "hostname")
+_UNSUPPORTED = {
+    "linux.intelRdt": "resctrl is not supported",
+    "linux.netDevices": "moving network devices is not supported",
+    "vm": "virtual machines are not supported",
+    "windows": "this is a Linux runtime",
+    "solaris": "this is a Linux runtime",
+    "zos": "this is a Linux runtime",
+}
 
 
-def _kind(document: dict[str, Any], path: str, kind: type, *, required: bool = False) -> Any:
-    value: Any = document
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if value is None:
-        if required:
-            raise InvalidParameter(f"config.json: {path} is missing")
-        return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidParameter(f"config.json: {path} must be of type {kind.__name__}")
-    return value
+def _fail(path: str, text: str) -> InvalidParameter:
+    return InvalidParameter(f"config.json: {path}: {text}")
 
 
 def check(spec: dict[str, Any]) -> None:
     """Errors: InvalidParameter naming the field."""
-    if not isinstance(spec, dict):
-        raise InvalidParameter("config.json: an object is needed")
-    version = _kind(spec, "ociVersion", str, required=True)
-    if not version.startswith("1."):
-        raise InvalidParameter(f"config.json: ociVersion {version} is not supported, 1.x is")
-    _kind(spec, "root.path", str, required=True)
-    _kind(spec, "linux", dict)
-    if spec.get("process") is not None:
-        check_process(spec["process"])
-    for index, mount in enumerate(_kind(spec, "mounts", list) or ()):
-        if not isinstance(mount, dict) or not isinstance(mount.get("destination"), str):
-            raise InvalidParameter(f"config.json: mounts[{index}].destination is missing")
-    _check_namespaces(spec)
-    hooks.check(_kind(spec, "hooks", dict) or {})
-    for field in ("linux.intelRdt", "linux.personality.flags", "linux.mountLabel", "vm", "solaris", "windows"):
-        if _kind(spec, field, object):
-            raise InvalidParameter(f"config.json: {field} is not supported")
-    for name in ("hostname", "domainname"):
-        value = _kind(spec, name, str)
-        if value and "uts" not in _namespace_types(spec):
-            raise InvalidParameter(f"config.json: {name} needs a uts namespace of the container's own")
+    check_shape(spec, SPEC)
+    version = spec["ociVersion"]
+    if version.partition(".")[0] != "1":
+        raise _fail("ociVersion", f"{version} is not supported, 1.x is")
+    if not spec["root"]["path"]:
+        raise _fail("root.path", "must not be empty")
+    for path, reason in _UNSUPPORTED.items():
+        value: Any = spec
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value:
+            raise _fail(path, reason)
+    linux = spec.get("linux") or {}
+    if spec.get("process"):
+        _check_process(spec["process"], linux)
+    _check_mounts(spec.get("mounts") or [])
+    hooks.check(spec.get("hooks") or {})
+    _check_namespaces(spec, linux)
+    _check_devices(linux.get("devices") or [])
+    for kind in ("uid", "gid"):
+        idmap.check(linux.get(f"{kind}Mappings") or [], f"linux.{kind}Mappings")
+    for field in ("maskedPaths", "readonlyPaths"):
+        for index, path in enumerate(linux.get(field) or ()):
+            if not path.startswith("/"):
+                raise _fail(f"linux.{field}[{index}]", f"'{path}' is not an absolute path")
+    propagation = linux.get("rootfsPropagation") or ""
+    if propagation not in PROPAGATION:
+        raise _fail("linux.rootfsPropagation", f"'{propagation}' is not a propagation")
+    if linux.get("seccomp"):
+        seccomp.check(linux["seccomp"])
 
 
 def check_process(process: dict[str, Any]) -> None:
-    """Also the ``process`` of an exec."""
-    document = {"process": process}
-    arguments = _kind(document, "process.args", list, required=True)
-    if not arguments or not all(isinstance(item, str) and "\0" not in item for item in arguments):
-        raise InvalidParameter("config.json: process.args must be a list of strings that is not empty")
-    cwd = _kind(document, "process.cwd", str, required=True)
-    if not cwd.startswith("/"):
-        raise InvalidParameter(f"config.json: process.cwd '{cwd}' must be an absolute path")
-    check_ids(process.get("user") or {})
-    score = _kind(document, "process.oomScoreAdj", int)
+    """The ``process`` of an exec.  Errors: InvalidParameter naming the field."""
+    check_shape(process, PROCESS, "process")
+    _check_process(process, {})
+
+
+def check_resources(resources: Any) -> None:
+    """``linux.resources`` of an update.  Errors: InvalidParameter naming the field."""
+    check_shape(resources, RESOURCES, "linux.resources")
+
+
+def _check_process(process: dict[str, Any], linux: dict[str, Any]) -> None:
+    if not process["args"] or any("\0" in item for item in process["args"]):
+        raise _fail("process.args", "must be a list of strings that is not empty")
+    for index, item in enumerate(process.get("env") or ()):
+        if item.find("=") < 1 or "\0" in item:
+            raise _fail(f"process.env[{index}]", f"invalid environment variable {item!r}")
+    if not process["cwd"].startswith("/") or "\0" in process["cwd"]:
+        raise _fail("process.cwd", f"'{process['cwd']}' is not an absolute path")
+    user = process.get("user") or {}
+    check_ids(user)
+    umask = user.get("umask")
+    if umask is not None and not 0 <= umask <= 0o777:
+        raise _fail("process.user.umask", f"{umask} is out of range")
+    score = process.get("oomScoreAdj")
     if score is not None and not -1000 <= score <= 1000:
-        raise InvalidParameter("config.json: process.oomScoreAdj must lie between -1000 and 1000")
-    for field in ("process.selinuxLabel", "process.scheduler", "process.execCPUAffinity"):
-        if _kind(document, field, object):
-            raise InvalidParameter(f"config.json: {field} is not supported")
+        raise _fail("process.oomScoreAdj", "must lie between -1000 and 1000")
+    check_rlimits(process.get("rlimits") or [])
+    labels.check(process, linux.get("mountLabel") or "")
+    scheduling.check(process, linux)
 
 
-def _namespace_types(spec: dict[str, Any]) -> list[str]:
-    return [entry.get("type", "") for entry in (spec.get("linux") or {}).get("namespaces") or ()]
+def _check_mounts(entries: list[dict[str, Any]]) -> None:
+    for index, mount in enumerate(entries):
+        path = f"mounts[{index}]"
+        check_shape(mount, MOUNT, path)
+        options = parse(mount.get("options") or [])
+        bind = options.bind or mount.get("type") == "bind"
+        if bind and not mount.get("source") and not options.remount:
+            raise _fail(f"{path}.source", "a bind mount needs one")
+        if not bind and not mount.get("type") and not options.remount:
+            raise _fail(f"{path}.type", "is missing")
+        if any("\0" in (mount.get(key) or "") for key in ("destination", "source", "type")):
+            raise _fail(path, "embedded NUL byte")
+        for kind in ("uid", "gid"):
+            idmap.check(mount.get(f"{kind}Mappings") or [], f"{path}.{kind}Mappings")
+        if bool(mount.get("uidMappings")) != bool(mount.get("gidMappings")):
+            raise _fail(path, "uidMappings and gidMappings go together")
+        if mount.get("uidMappings") and not bind:
+            raise _fail(path, "only bind mounts can be id-mapped")
 
 
-def _check_namespaces(spec: dict[str, Any]) -> None:
-    seen = _namespace_types(spec)
-    for kind in seen:
+def _check_devices(entries: list[dict[str, Any]]) -> None:
+    for index, device in enumerate(entries):
+        path = f"linux.devices[{index}]"
+        if device["type"] not in KINDS:
+            raise _fail(f"{path}.type", f"unknown type '{device['type']}'")
+        if not device["path"].startswith("/") or paths.clean(device["path"]) == "/":
+            raise _fail(f"{path}.path", f"'{device['path']}' is not an absolute path of a file")
+        if device["type"] != "p" and (device.get("major") is None or device.get("minor") is None):
+            raise _fail(path, "major and minor are needed")
+
+
+def _check_namespaces(spec: dict[str, Any], linux: dict[str, Any]) -> None:
+    entries = linux.get("namespaces") or []
+    seen = [entry["type"] for entry in entries]
+    for index, kind in enumerate(seen):
         if kind not in NAMESPACES:
-            raise InvalidParameter(f"config.json: linux.namespaces: '{kind}' is not a namespace")
+            raise _fail(f"linux.namespaces[{index}].type", f"'{kind}' is not a namespace")
         if seen.count(kind) > 1:
-            raise InvalidParameter(f"config.json: linux.namespaces: '{kind}' is listed twice")
-    linux = spec.get("linux") or {}
+            raise _fail(f"linux.namespaces[{index}].type", f"'{kind}' is listed twice")
+        path = entries[index].get("path")
+        if path and not path.startswith("/"):
+            raise _fail(f"linux.namespaces[{index}].path", f"'{path}' is not an absolute path")
+    own = {entry["type"] for entry in entries if not entry.get("path")}
+    # a path may lead back to the namespace that we are in ourselves
+    apart = own | {
+        entry["type"] for entry in entries if entry.get("path") and not namespaces.is_ours(entry["path"], entry["type"])
+    }
+    _check_mount_namespace(spec, linux, seen, apart, own)
+    if (linux.get("uidMappings") or linux.get("gidMappings")) and "user" not in own:
+        raise _fail("linux.uidMappings", "mappings need a new user namespace")
+    for name in ("hostname", "domainname"):
+        if spec.get(name) and "uts" not in apart:
+            raise _fail(name, "needs a uts namespace of the container's own")
+        if len(spec.get(name) or "") > 64:
+            raise _fail(name, "is longer than 64 characters")
+    if linux.get("timeOffsets"):
+        if "time" not in own:
+            raise _fail("linux.timeOffsets", "needs a new time namespace")
+        for clock in linux["timeOffsets"]:
+            if clock not in ("monotonic", "boottime"):
+                raise _fail("linux.timeOffsets", f"'{clock}' is not a clock of a time namespace")
+    for name, value in (linux.get("sysctl") or {}).items():
+        _check_sysctl(name, value, apart)
+
+
+def _check_mount_namespace(
+    spec: dict[str, Any], linux: dict[str, Any], seen: list[str], apart: set[str], own: set[str]
+) -> None:
     if "mount" not in seen:
-        raise InvalidParameter("config.json: linux.namespaces: a container needs a mount namespace")
-    if linux.get("uidMappings") and "user" not in seen:
-        raise InvalidParameter("config.json: linux.uidMappings needs a user namespace")
-    own = {entry["type"] for entry in linux.get("namespaces") or () if not entry.get("path")}
-    for name in linux.get("sysctl") or {}:
-        if name.startswith("net.") and "network" not in seen:
-            raise InvalidParameter(f"config.json: linux.sysctl: '{name}' cannot be set in the host's network namespace")
-        if name.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")) and "ipc" not in seen:
-            raise InvalidParameter(f"config.json: linux.sysctl: '{name}' cannot be set in the host's ipc namespace")
-        if not name.startswith(("net.", "kernel.", "fs.mqueue.")):
-            raise InvalidParameter(f"config.json: linux.sysctl: '{name}' does not belong to a namespace")
-    if linux.get("timeOffsets") and "time" not in own:
-        raise InvalidParameter("config.json: linux.timeOffsets needs a new time namespace")
+        raise _fail("linux.namespaces", "a container needs a mount namespace")
+    if "mount" in own:
+        return
+    if "mount" not in apart:
+        raise _fail("linux.namespaces", "the runtime's own mount namespace cannot be a container's")
+    fields = {
+        "mounts": spec.get("mounts"),
+        "root.readonly": spec["root"].get("readonly"),
+        "linux.devices": linux.get("devices"),
+        "linux.maskedPaths": linux.get("maskedPaths"),
+        "linux.readonlyPaths": linux.get("readonlyPaths"),
+        "linux.rootfsPropagation": linux.get("rootfsPropagation"),
+    }
+    for field, value in fields.items():
+        if value:
+            raise _fail(field, "cannot be had in a mount namespace that is joined: its mounts are its owner's")
+
+
+def _check_sysctl(name: str, value: str, apart: set[str]) -> None:
+    """It must belong to a namespace of the container's own: all others are the host's (CVE-2022-0811)."""
+    field = f"linux.sysctl: '{name}'"
+    parts = sysctl_path(name).split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name or "\n" in value or "\0" in value:
+        raise _fail(field, "is malformed")
+    if parts[0] == "net" and len(parts) > 1:
+        needed = "network"
+    elif parts[:2] == ["fs", "mqueue"] or (parts[0] == "kernel" and len(parts) == 2 and parts[1] in _IPC_SYSCTLS):
+        needed = "ipc"
+    elif parts[0] == "kernel" and len(parts) == 2 and parts[1] in _UTS_SYSCTLS:
+        needed = "uts"
+    else:
+        raise _fail(field, "is not in a separate kernel namespace")
+    if needed not in apart:
+        raise _fail(field, f"is not allowed in the host's {needed} namespace")

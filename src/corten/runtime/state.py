@@ -1,4 +1,10 @@
-"""Containers of ``corten-oci`` on disk: ``<root>/<id>/state.json``, and the states between which they move.
+"""Containers of ``corten-oci`` on disk: ``<root>/<id>/``, and the states between which they move.
+
+::
+
+    <root>/<id>/state.json     what follows, written when the container has been created
+    <root>/<id>/config.json    the specification as it was then: later changes of the bundle have no effect
+    <root>/<id>/start.sock     while it waits for "start"
 
 Source: runtime-spec runtime.md, "State" and "Lifecycle".
 """
@@ -6,17 +12,48 @@ Source: runtime-spec runtime.md, "State" and "Lifecycle".
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from corten.errors import Conflict, InvalidParameter, NotFound
+from corten.cgroup.manager import Cgroup
+from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
+from corten.runtime import groups
+from corten.runtime.handshake import Channel
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}\Z")
+
+
+class Status(enum.StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+# operation -> states in which it is possible
+ALLOWED: dict[str, frozenset[Status]] = {
+    "start": frozenset({Status.CREATED}),
+    "kill": frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED}),
+    "delete": frozenset({Status.CREATED, Status.STOPPED}),
+    "exec": frozenset({Status.CREATED, Status.RUNNING}),
+    "pause": frozenset({Status.CREATED, Status.RUNNING}),
+    "resume": frozenset({Status.PAUSED}),
+    "update": frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED}),
+    "get statistics of": frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED}),
+}
+
+
+def require(operation: str, status: Status) -> None:
+    """Errors: Conflict when the operation is not possible in that state."""
+    if status not in ALLOWED[operation]:
+        raise Conflict(f"cannot {operation} a container in the {status} state")
 
 
 @dataclass(slots=True)
@@ -28,6 +65,7 @@ class ContainerState:
 
     id: str
     bundle: str
+    rootfs: str
     pid: int
     start_ticks: int
     oci_version: str
@@ -64,16 +102,18 @@ class StateDirectory:
         directory = self.directory(container_id)
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         try:
-            os.mkdir(directory, 0o711)
+            os.mkdir(directory, 0o700)
         except FileExistsError:
             raise Conflict(f"container with id exists: {container_id}") from None
         return directory
 
-    def save(self, state: ContainerState) -> None:
-        path = f"{self.directory(state.id)}/state.json"
-        with open(f"{path}.tmp", "w") as file:
-            json.dump(asdict(state), file)
-        os.replace(f"{path}.tmp", path)
+    def save(self, state: ContainerState, spec: dict[str, Any]) -> None:
+        """Whole or not at all."""
+        directory = self.directory(state.id)
+        for name, document in (("config.json", spec), ("state.json", asdict(state))):
+            with open(f"{directory}/{name}.tmp", "w") as file:
+                json.dump(document, file)
+            os.replace(f"{directory}/{name}.tmp", f"{directory}/{name}")
 
     def load(self, container_id: str) -> ContainerState:
         """Errors: NotFound."""
@@ -82,6 +122,51 @@ class StateDirectory:
                 return ContainerState(**json.load(file))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"container does not exist: {container_id}") from None
+
+    def spec(self, container_id: str) -> dict[str, Any]:
+        with open(f"{self.directory(container_id)}/config.json") as file:
+            document: dict[str, Any] = json.load(file)
+            return document
+
+    # -- the gate ---------------------------------------------------------------------------------------------------
+
+    def open_gate(self, container_id: str) -> socket.socket:
+        """The socket at which init waits for "start"."""
+        gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with self._reached(container_id) as directory:
+                gate.bind(f"{directory}/start.sock")
+            gate.listen(1)
+        except BaseException:
+            gate.close()
+            raise
+        return gate
+
+    def reach_gate(self, container_id: str) -> Channel:
+        """Errors: SystemFailure when nobody waits there any more."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with self._reached(container_id) as directory:
+                connection.connect(f"{directory}/start.sock")
+        except OSError:
+            connection.close()
+            raise SystemFailure("container init ended before it was started", step="start") from None
+        return Channel(connection)
+
+    def remove_gate(self, container_id: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.directory(container_id)}/start.sock")
+
+    @contextlib.contextmanager
+    def _reached(self, container_id: str) -> Iterator[str]:
+        """A short path: that of a socket has room for 107 bytes (unix(7))."""
+        descriptor = os.open(self.directory(container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+
+    # -- all of them ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def locked(self, container_id: str) -> Iterator[None]:
@@ -110,23 +195,26 @@ class StateDirectory:
             return []
         return [name for name in names if os.path.exists(f"{self._root}/{name}/state.json")]
 
-    def status(self, state: ContainerState) -> str:
-        """created, running, paused or stopped."""
+    def status(self, state: ContainerState) -> Status:
         if not state.pid or start_ticks(state.pid) != state.start_ticks:
-            return "stopped"
-        if os.path.exists(f"{self.directory(state.id)}/exec.fifo"):
-            return "created"
-        return "running"
+            return Status.STOPPED
+        if groups.is_frozen(Cgroup(state.cgroup_path)):
+            return Status.PAUSED
+        if os.path.exists(f"{self.directory(state.id)}/start.sock"):
+            return Status.CREATED
+        return Status.RUNNING
 
-    def document(self, state: ContainerState, status: str) -> dict[str, Any]:
-        """The state as the specification prints it."""
-        return {
-            "ociVersion": state.oci_version,
-            "id": state.id,
-            "status": status,
-            "pid": 0 if status == "stopped" else state.pid,
-            "bundle": state.bundle,
-            "annotations": state.annotations,
-            "created": state.created,
-            "owner": state.owner,
-        }
+
+def document(state: ContainerState, status: Status) -> dict[str, Any]:
+    """The state as the specification prints it, and runc's further fields."""
+    return {
+        "ociVersion": state.oci_version,
+        "id": state.id,
+        "pid": 0 if status == Status.STOPPED else state.pid,
+        "status": str(status),
+        "bundle": state.bundle,
+        "rootfs": state.rootfs,
+        "created": state.created,
+        "annotations": state.annotations,
+        "owner": state.owner,
+    }

@@ -1,4 +1,4 @@
-"""The init program of ``--init``: a static binary of a few kilobytes that comes with the package (source: profiles/init.c)."""
+"""The init program of ``--init``: a static binary of two kilobytes that comes with the package (profiles/init.c)."""
 
 from __future__ import annotations
 

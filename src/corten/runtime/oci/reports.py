@@ -1,0 +1,111 @@
+"""What ``corten-oci`` prints of containers, and of itself.
+
+Sources: runc(8) for the forms; runtime-spec features.md.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Sequence
+from typing import Any
+
+from corten.cgroup import stats
+from corten.cgroup.manager import Cgroup
+from corten.linux import process as kernel
+from corten.runtime import hooks, labels, mount_options, seccomp, spec_check
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest entry, three spaces apart."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def owner_of(directory: str) -> str:
+    uid = os.stat(directory).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def processes(cgroup: Cgroup) -> list[tuple[int, str]]:
+    """(pid on the host, command line) of a container's processes."""
+    found = []
+    for pid in cgroup.pids():
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().rstrip(b"\0").split(b"\0")
+        except OSError:
+            continue  # has ended meanwhile
+        found.append((pid, b" ".join(words).decode(errors="replace")))
+    return found
+
+
+def statistics(cgroup: Cgroup) -> dict[str, Any]:
+    """In the form of ``runc events``."""
+    found = stats.read(cgroup)
+    cpu, memory = found["cpu"], found["memory"]
+    return {
+        "cpu": {
+            "usage": {
+                "total": cpu["total"],
+                "percpu": cpu["percpu"],
+                "kernel": cpu["kernel"],
+                "user": cpu["user"],
+            },
+            "throttling": {
+                "periods": cpu["periods"],
+                "throttledPeriods": cpu["throttled_periods"],
+                "throttledTime": cpu["throttled_time"],
+            },
+        },
+        "memory": {
+            "cache": memory["stats"].get("cache", memory["stats"].get("file", 0)),
+            "usage": {
+                "limit": memory["limit"],
+                "usage": memory["usage"],
+                "max": memory["max_usage"],
+                "failcnt": memory["failcnt"],
+            },
+            "raw": memory["stats"],
+        },
+        "pids": {
+            "current": found["pids"]["current"],
+            "limit": 0 if found["pids"]["limit"] == (1 << 64) - 1 else found["pids"]["limit"],
+        },
+        "blkio": {
+            "ioServiceBytesRecursive": found["blkio"]["bytes"],
+            "ioServicedRecursive": found["blkio"]["operations"],
+        },
+    }
+
+
+def features() -> dict[str, Any]:
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": list(hooks.NAMES),
+        "mountOptions": mount_options.names(),
+        "linux": {
+            "namespaces": list(spec_check.NAMESPACES),
+            "capabilities": list(kernel.known_capabilities()),
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": {
+                "enabled": True,
+                "actions": list(seccomp.ACTIONS),
+                "operators": list(seccomp.OPERATORS),
+                "archs": list(seccomp.ARCHITECTURES),
+                "knownFlags": list(seccomp.FLAGS),
+                "supportedFlags": list(seccomp.FLAGS),
+            },
+            "apparmor": {"enabled": labels.has_apparmor()},
+            "selinux": {"enabled": labels.has_selinux()},
+            "intelRdt": {"enabled": False},
+            "memoryPolicy": {},
+            "mountExtensions": {"idmap": {"enabled": True}},
+        },
+        "annotations": {"io.github.seccomp.libseccomp.version": ""},
+    }
