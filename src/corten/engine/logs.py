@@ -1,14 +1,16 @@
 """What a container has written: read in worker threads, followed without polling.
 
 A follower waits for inotify events of the log's directory.  One inotify instance serves all followers of this daemon,
-since a user may have only 128 of them.
+since a user may have only 128.  A follower whose client is slow holds on to rotated files, not to their content.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from corten.dockerapi.queries import LogQuery
 from corten.engine.container import Container
 from corten.engine.live import Live
 from corten.engine.streams import run_blocking
-from corten.errors import InvalidParameter
+from corten.errors import CortenError, InvalidParameter
 from corten.linux import inotify
 from corten.logdriver import attributes, options
 from corten.logdriver.reader import open_reader
@@ -24,8 +26,9 @@ from corten.logdriver.reading import LogReader, ReadRequest
 
 logger = logging.getLogger(__name__)
 
-NOT_READABLE = "configured logging driver does not support reading"
-_WATCHED = inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM | inotify.IN_ONLYDIR
+_ROTATIONS = inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM
+_WATCHED = inotify.IN_MODIFY | _ROTATIONS | inotify.IN_ONLYDIR
+_FLUSH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +74,154 @@ def log_attributes(container: Container) -> dict[str, str]:
     return attributes.attributes(config, subject)
 
 
-class _Watcher:
-    """Tells followers that something happened in a directory."""
+def open_logs(live: Live, query: LogQuery) -> LogStream:
+    """The log of a container, framed unless it has a terminal.
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    Errors: NotImplementedYet for a driver whose log cannot be read, InvalidParameter for a query without a stream.
+    """
+    if not (query.stdout or query.stderr):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    container = live.container
+    tty = container.config.tty
+    request = ReadRequest(
+        stdout=query.stdout,
+        stderr=query.stderr,
+        since=query.since,
+        until=query.until,
+        timestamps=query.timestamps,
+        details=query.details,
+        tail=query.tail,
+        framed=not tty,
+    )
+    reader = open_reader(container.host_config.log_config.type, container.log_path, request, follow=query.follow)
+    reading = _Reading(reader)
+    return LogStream(tty, _follow(live, reading, query.until) if query.follow else _read(live, reading))
+
+
+async def _flush(live: Live) -> None:
+    """What the program has written by now is to be in the log.  A shim that is ending needs no such request."""
+    if live.shim is not None:
+        with contextlib.suppress(CortenError, TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await live.shim.log_flush()
+
+
+async def _read(live: Live, reading: _Reading) -> AsyncIterator[bytes]:
+    try:
+        await _flush(live)
+        async for chunk in reading.present():
+            yield chunk
+    finally:
+        reading.close()
+
+
+async def _follow(live: Live, reading: _Reading, until_ns: int) -> AsyncIterator[bytes]:
+    changed = asyncio.Event()
+    stopped = live.stopped
+
+    def notice(mask: int) -> None:
+        changed.set()
+        if mask & _ROTATIONS:
+            reading.keep_up()
+
+    def ended(_: object) -> None:
+        changed.set()
+
+    if stopped is not None:
+        stopped.add_done_callback(ended)
+    try:
+        with _watching(str(Path(live.container.log_path).parent), notice):
+            await _flush(live)
+            while True:
+                over = stopped is None or stopped.done() or 0 < until_ns <= time.time_ns()
+                changed.clear()
+                async for chunk in reading.present():
+                    yield chunk
+                if over or reading.done:
+                    return
+                left = (until_ns - time.time_ns()) / 1e9 if until_ns else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await changed.wait()
+    finally:
+        if stopped is not None:
+            stopped.remove_done_callback(ended)
+        reading.close()
+
+
+class _Reading:
+    """A reader used from worker threads, one call at a time; closed when no call is under way."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self._reader = reader
+        self._running: asyncio.Future[bytes | None] | None = None
+        self._behind = False
+
+    @property
+    def done(self) -> bool:
+        return self._reader.done
+
+    async def present(self) -> AsyncIterator[bytes]:
+        """What is there up to the present end."""
+        chunks = self._reader.chunks()
+        while True:
+            self._running = asyncio.ensure_future(run_blocking(next, chunks, None))
+            chunk = await asyncio.shield(self._running)
+            self._running = None
+            if self._behind:
+                self._behind = False
+                self._reader.keep_up()
+            if chunk is None:
+                return
+            yield chunk
+
+    def keep_up(self) -> None:
+        """Take hold of new files now, or as soon as the present call has returned."""
+        if self._running is None:
+            self._reader.keep_up()
+        else:
+            self._behind = True
+
+    def close(self) -> None:
+        if self._running is None:
+            self._reader.close()
+        else:
+            # the client left while a thread reads: it cannot be stopped, and must not lose its files meanwhile
+            self._running.add_done_callback(lambda _: self._reader.close())
+
+
+class _Watcher:
+    """Tells followers what happens in directories."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Errors: OSError when the user has too many inotify instances."""
+        self._loop = loop
         self._inotify = inotify.Inotify()
-        self._events: dict[int, set[asyncio.Event]] = {}
-        self._loop.add_reader(self._inotify.fileno(), self._ready)
+        self._callbacks: dict[int, list[Callable[[int], None]]] = {}
+        loop.add_reader(self._inotify.fileno(), self._ready)
 
     def _ready(self) -> None:
+        masks: dict[int, int] = {}
         for watch, mask in self._inotify.read():
-            if mask & inotify.IN_Q_OVERFLOW:
-                for events in self._events.values():
-                    for event in events:
-                        event.set()
-            for event in self._events.get(watch, ()):
-                event.set()
+            for known in self._callbacks if mask & inotify.IN_Q_OVERFLOW else (watch,):
+                masks[known] = masks.get(known, 0) | (_ROTATIONS if mask & inotify.IN_Q_OVERFLOW else mask)
+        for watch, mask in masks.items():
+            for callback in list(self._callbacks.get(watch, ())):
+                callback(mask)
 
-    def add(self, directory: str, event: asyncio.Event) -> int:
+    def add(self, directory: str, callback: Callable[[int], None]) -> int:
         watch = self._inotify.add(directory, _WATCHED)
-        self._events.setdefault(watch, set()).add(event)
+        self._callbacks.setdefault(watch, []).append(callback)
         return watch
 
-    def remove(self, watch: int, event: asyncio.Event) -> bool:
+    def remove(self, watch: int, callback: Callable[[int], None]) -> bool:
         """True when nobody watches anything any more."""
-        events = self._events.get(watch)
-        if events is not None:
-            events.discard(event)
-            if not events:
-                del self._events[watch]
-                self._inotify.remove(watch)
-        return not self._events
+        callbacks = self._callbacks[watch]
+        callbacks.remove(callback)
+        if not callbacks:
+            del self._callbacks[watch]
+            self._inotify.remove(watch)
+        return not self._callbacks
 
     def close(self) -> None:
         self._loop.remove_reader(self._inotify.fileno())
@@ -112,66 +231,16 @@ class _Watcher:
 _watchers: dict[asyncio.AbstractEventLoop, _Watcher] = {}
 
 
-def open_logs(live: Live, query: LogQuery) -> LogStream:
-    """Errors: InvalidParameter for a driver whose log cannot be read and for a query without a stream."""
-    container = live.container
-    driver = container.host_config.log_config.type
-    if not (query.stdout or query.stderr):
-        raise InvalidParameter("You must choose at least one stream")
-    if driver == "none":
-        raise InvalidParameter(NOT_READABLE)
-    request = ReadRequest(
-        stdout=query.stdout,
-        stderr=query.stderr,
-        since=query.since,
-        until=query.until,
-        timestamps=query.timestamps,
-        details=query.details,
-        tail=query.tail,
-        framed=not container.config.tty,
-    )
-    tty = container.config.tty
-    reader = open_reader(driver, container.log_path, request, follow=query.follow)
-    return LogStream(tty, _follow(live, reader, container.log_path) if query.follow else _read(reader))
-
-
-async def _read(reader: LogReader) -> AsyncIterator[bytes]:
-    chunks = reader.chunks()
-    try:
-        while (chunk := await run_blocking(next, chunks, None)) is not None:
-            yield chunk
-    finally:
-        reader.close()
-
-
-async def _follow(live: Live, reader: LogReader, path: str) -> AsyncIterator[bytes]:
+@contextlib.contextmanager
+def _watching(directory: str, callback: Callable[[int], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     watcher = _watchers.get(loop)
     if watcher is None:
-        watcher = _watchers[loop] = _Watcher()
-    changed = asyncio.Event()
-    watch = watcher.add(str(Path(path).parent), changed)
-    stopped = live.stopped
-
-    def ended(_: object) -> None:
-        changed.set()
-
-    if stopped is not None:
-        stopped.add_done_callback(ended)
+        watcher = _watchers[loop] = _Watcher(loop)
+    watch = watcher.add(directory, callback)
     try:
-        while True:
-            over = stopped is None or stopped.done()
-            changed.clear()
-            chunks = reader.chunks()
-            while (chunk := await run_blocking(next, chunks, None)) is not None:
-                yield chunk
-            if over or reader.done:
-                return
-            await changed.wait()
+        yield
     finally:
-        if stopped is not None:
-            stopped.remove_done_callback(ended)
-        if watcher.remove(watch, changed):
+        if watcher.remove(watch, callback):
             watcher.close()
             _watchers.pop(loop, None)
-        reader.close()

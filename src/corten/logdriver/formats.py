@@ -61,9 +61,36 @@ def _details(attributes: dict[str, str]) -> bytes:
     return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(attributes.items())).encode()
 
 
+class _Moment:
+    """Of neighbouring entries: many bear the same time, since one is taken for all that a program wrote at once."""
+
+    __slots__ = ("_prefix", "_prefix_of", "_text", "_value")
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._value = 0
+        self._prefix_of = -1
+        self._prefix = b""
+
+    def parse(self, text: str) -> int:
+        """Nanoseconds.  Errors: ValueError."""
+        if text != self._text:
+            self._value = parse_time(text)
+            self._text = text
+        return self._value
+
+    def prefix(self, moment_ns: int) -> bytes:
+        """What stands before an entry when times are asked for."""
+        if moment_ns != self._prefix_of:
+            self._prefix_of = moment_ns
+            self._prefix = format_time_fixed(moment_ns).encode() + b" "
+        return self._prefix
+
+
 def _render(entries: Iterable[local.Entry], request: ReadRequest) -> tuple[bytes, bool]:
     """With a look at each entry: filters and what stands before the text."""
     wanted = {"stdout": request.stdout, "stderr": request.stderr}
+    times = _Moment()
     output: list[bytes] = []
     for stream, moment, text, attributes in entries:
         if moment < request.since or not wanted.get(stream, False):
@@ -73,7 +100,7 @@ def _render(entries: Iterable[local.Entry], request: ReadRequest) -> tuple[bytes
         if request.details:
             text = _details(attributes) + b" " + text
         if request.timestamps:
-            text = format_time_fixed(moment).encode() + b" " + text
+            text = times.prefix(moment) + text
         output.append(_frame(stream, text) if request.framed else text)
     return b"".join(output), False
 
@@ -162,9 +189,10 @@ class JsonFormat:
 
     @staticmethod
     def _described(entries: list[_JsonEntry]) -> Iterable[local.Entry]:
+        times = _Moment()
         for entry in entries:
             try:
-                moment = parse_time(entry.time)
+                moment = times.parse(entry.time)
             except ValueError:
                 continue
             yield local.Entry(entry.stream, moment, entry.log.encode(), entry.attrs or {})
@@ -199,7 +227,21 @@ class LocalFormat:
             return 0
 
     def render(self, block: bytes, request: ReadRequest) -> tuple[bytes, bool]:
-        return _render(self._entries(block), request)
+        if request.since or request.until or request.timestamps or request.details:
+            return _render(self._entries(block), request)
+        wanted = [stream for stream in _HEADERS if getattr(request, stream)]
+        output: list[bytes] = []
+        append = output.append
+        for start, end in local.bounds(block)[0]:
+            stream, text = local.plain_text(block, start, end)
+            if not stream:
+                try:
+                    stream, _, text, _ = local.decode_entry(block, start, end)
+                except (ValueError, IndexError):
+                    continue
+            if stream in wanted:
+                append(_frame(stream, text) if request.framed else text)
+        return b"".join(output), False
 
     @staticmethod
     def _entries(block: bytes) -> Iterable[local.Entry]:

@@ -144,6 +144,19 @@ def decode_entry(data: bytes, start: int, end: int) -> Entry:
     return Entry(stream, moment, text if partial and not last else text + b"\n", attributes)
 
 
+# a whole line of less than 128 bytes as every writer lays it out: source, nine bytes of time, line
+_LINE_AT = 20
+_STREAM_OF = {source: stream for stream, source in _SOURCES.items()}
+
+
+def plain_text(block: bytes, start: int, end: int) -> tuple[str, bytes]:
+    """(stream, text) of an entry that is a short line and nothing else, which most are; ("", …) for any other."""
+    line = start + _LINE_AT
+    if line > end or block[line - 2] != 0x1A or end - line != block[line - 1] or block[start + 8] != 0x10:
+        return "", b""
+    return _STREAM_OF.get(block[start : start + 8], ""), block[line:end] + b"\n"
+
+
 def bounds(block: bytes) -> tuple[list[tuple[int, int]], int]:
     """(start and end of each whole entry's message, bytes that need not be looked at again).
 

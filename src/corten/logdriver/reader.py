@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from corten.errors import InvalidParameter
+from corten.errors import NotImplementedYet
 from corten.logdriver.formats import JsonFormat, LocalFormat, RecordFormat
 from corten.logdriver.pieces import Piece, open_pieces
 from corten.logdriver.reading import LogReader, ReadRequest
@@ -27,12 +27,12 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def open_reader(driver: str, path: str, request: ReadRequest, *, follow: bool = False) -> LogReader:
-    """Errors: InvalidParameter for a driver whose log cannot be read."""
+    """Errors: NotImplementedYet for a driver whose log cannot be read."""
     if driver == "json-file":
         return FileLogReader(path, JsonFormat(), request, follow=follow)
     if driver == "local":
         return FileLogReader(path, LocalFormat(), request, follow=follow)
-    raise InvalidParameter(NOT_READABLE)
+    raise NotImplementedYet(NOT_READABLE)
 
 
 class FileLogReader:
