@@ -673,8 +673,8 @@ async def test_forget_leaves_a_running_container_alone(world, shims):
     found = await shims.reconnect(bundle.id)
     assert isinstance(found, Shim)
     await found.close()
-    with pytest.raises(Conflict, match="still running"):
-        await asyncio.wait_for(shims.start(bundle.start(bundle.spec("true"))), 20)
+    with pytest.raises(Conflict, match="is running already"):
+        await shims.start(bundle.start(bundle.spec("true")))
     await shim.kill(9)
     await end(shims, shim)
 
@@ -739,6 +739,52 @@ async def test_signals_to_the_shim_are_ignored(world, shims):
     assert await run_exec(shim, "echo", "alive") == (0, {1: b"alive\n"})
     await shim.kill(9)
     await end(shims, shim)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def sleeping_hook(name, seconds="30"):
+    return {name: [{"path": "/bin/sleep", "args": ["sleep", seconds]}]}
+
+
+@pytest.mark.parametrize("hook", ["createRuntime", "poststart"])
+@pytest.mark.parametrize("victim", ["maker", "shim"])
+@engine
+async def test_killed_in_the_midst_of_a_start(world, shims, victim, hook):
+    bundle = world.bundle()
+    spec = bundle.spec("sh", "-c", "echo started; sleep 100", hooks=sleeping_hook(hook))
+    starting = asyncio.ensure_future(shims.start(bundle.start(spec)))
+    found = world.runtime_directory(bundle) / "shim.pid"
+    await wait_for(lambda: found.exists() and found.read_text())
+    shim = int(found.read_text())
+
+    def hook_of():
+        return [(pid, children(pid)) for pid in children(shim) if children(pid)]
+
+    maker, (sleeper,) = (await wait_for(hook_of))[0]
+    os.kill(maker if victim == "maker" else shim, signal.SIGKILL)
+    with pytest.raises(SystemFailure, match="shim has been killed"):
+        await starting
+    await wait_for(lambda: world.is_clean(bundle))
+    await wait_for(lambda: not is_alive(shim))
+    os.kill(sleeper, signal.SIGKILL)
+
+
+@engine
+async def test_a_daemon_that_dies_during_a_start_finds_it_done(world, shims):
+    bundle = world.bundle()
+    spec = bundle.spec("sleep", "100", hooks=sleeping_hook("createRuntime", "0.5"))
+    request = bundle.start(spec)
+    starting = asyncio.ensure_future(shims._start(request, world.runtime_directory(bundle)))
+    await wait_for(lambda: (world.runtime_directory(bundle) / "shim.sock").exists())
+    starting.cancel()  # without the clean-up that an orderly cancellation brings
+    found = await shims.reconnect(bundle.id)
+    assert isinstance(found, Shim)
+    assert is_alive(found.pid)
+    await found.kill(9)
+    await end(shims, found)
 
 
 DAEMON = """

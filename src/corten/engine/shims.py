@@ -384,21 +384,15 @@ class Shims:
         return shim
 
     async def _clear_leftover(self, directory: Path) -> None:
-        """A directory of an earlier run: recorded by now, of a killed shim, or of a shim that is still ending."""
-        for _ in range(250):
-            if not _is_there(directory):
-                return
-            if _has_ended(directory):
-                await run_blocking(remove_directory, directory)
-                return
-            try:
-                _connect(directory).close()
-            except OSError:
-                if not _has_ended(directory):
-                    await run_blocking(clean_up, directory)
-                continue
-            await asyncio.sleep(0.02)
-        raise Conflict(f"container {directory.name} is still running under another daemon")
+        """A directory of an earlier run: recorded by now, or of a killed shim.
+
+        Errors: Conflict when the container runs, Unavailable when its shim does not answer.
+        """
+        running = await self._find(directory.name, directory)
+        if running is not None:
+            await running.close()
+            raise Conflict(f"container {directory.name} is running already, started by another daemon")
+        await run_blocking(remove_directory if _has_ended(directory) else clean_up, directory)
 
     async def reconnect(self, container_id: str) -> Shim | ExitStatus | None:
         """Find a container again: its shim, how it ended meanwhile, or None when nothing is known (a reboot).
@@ -429,7 +423,8 @@ class Shims:
         shim = Shim(container_id, directory, connection)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                answer = await self._ask_state(shim)
+                # one that is still being started answers when it runs
+                answer = await shim.ask({"op": "state"})
         except Unavailable:
             return None  # it has just ended: its exit is written down
         except (TimeoutError, CortenError) as error:
@@ -437,14 +432,6 @@ class Shims:
             raise Unavailable(f"the shim of container {container_id[:12]} does not answer: {error}") from error
         shim.adopt(answer)
         return shim
-
-    @staticmethod
-    async def _ask_state(shim: Shim) -> dict[str, Any]:
-        while True:
-            try:
-                return await shim.ask({"op": "state"})
-            except Conflict:
-                await asyncio.sleep(0.05)  # another daemon was killed while it started this container
 
     async def forget(self, container_id: str) -> None:
         """The exit has been recorded: nothing need be known of this run any more.  A running container stays known."""
