@@ -268,9 +268,11 @@ class Daemon:
         assert done.stdout.startswith("sha256:")
 
     def remove_containers(self) -> None:
-        ids = self.docker("ps", "-aq", "--no-trunc").stdout.split()
-        if ids:
-            self.docker("rm", "-f", "-v", *ids)
+        deadline = time.monotonic() + 15
+        while ids := self.docker("ps", "-aq", "--no-trunc").stdout.split():
+            # one that removes itself at this moment is refused: it is gone at the next look
+            self.docker("rm", "-f", "-v", *ids, check=False)
+            assert time.monotonic() < deadline, f"containers stay: {ids}"
 
     def descriptors(self) -> int:
         assert self.process is not None
