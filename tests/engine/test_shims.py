@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shim_support import Stream, World, end, is_alive, private_kib, process, shim_pid, wait_for
+from shim_support import PARENT, Stream, World, end, is_alive, private_kib, process, shim_pid, wait_for
 
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.spawner import interpreter
@@ -791,8 +791,11 @@ DAEMON = """
 import asyncio, json, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
+import shim_support
 from shim_support import World
 from corten.engine.shims import Shims
+
+shim_support.PARENT = {parent!r}
 
 async def main():
     world = World.__new__(World)
@@ -812,7 +815,7 @@ asyncio.run(main())
 async def test_sigkill_of_the_daemon(world, shims):
     """What runs goes on, its log is whole, the spawner leaves, and the next daemon finds everything."""
     places = [str(world.directory), str(world.lower), str(world.exec_root)]
-    code = DAEMON.format(paths=[str(Path(__file__).parent)], places=places)
+    code = DAEMON.format(paths=[str(Path(__file__).parent)], places=places, parent=PARENT)
     daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     line = await asyncio.to_thread(daemon.stdout.readline)
     container_id, log_path, target, pid, spawner = json.loads(line)
