@@ -11,7 +11,7 @@ from corten.cli.command import Command
 from corten.cli.render import FORMAT_HELP, Kind, Listing, short_id
 from corten.cli.units import binary_size, decimal_size
 from corten.client.api import checked, path_of
-from corten.errors import CortenError, InvalidParameter
+from corten.errors import CortenError, InvalidParameter, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ class _Board:
         self._trunc = trunc
         self.streams: list[_Stream] = []
         self._events: Response | None = None
+        self._rest = b""
 
     def add(self, asked: str, *, identifier: str = "", name: str = "") -> None:
         """Errors: the daemon's."""
@@ -173,7 +174,11 @@ class _Board:
         self._events = self._context.api.stream("GET", "/events", {"filters": filters})
 
     def _handle_events(self, response: Response) -> None:
-        lines = response.read_some().split(b"\n")
+        """Errors: Unavailable when the daemon ends."""
+        data = response.read_some()
+        if not data:
+            raise Unavailable("the daemon has ended the stream of events")
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             if not line.strip():
                 continue
