@@ -6,7 +6,7 @@ from corten.cli.flags import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from corten.cli.context import Context
     from corten.cli.flags import Flag, Options
@@ -19,11 +19,12 @@ class Command:
 
     usage:        what follows the name, e.g. "[OPTIONS] CONTAINER"
     least, most:  numbers of arguments; None for no upper bound
+    sections:     further options, under titles of their own in the help
     interspersed: options may stand between arguments
     examples:     lines for the help, without the leading "corten"
     """
 
-    __slots__ = ("description", "examples", "flags", "interspersed", "least", "most", "run", "usage")
+    __slots__ = ("description", "examples", "flags", "interspersed", "least", "most", "run", "sections", "usage")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Command:
         usage: str,
         flags: Sequence[Flag] = (),
         *,
+        sections: Mapping[str, Sequence[Flag]] | None = None,
         least: int = 0,
         most: int | None = 0,
         interspersed: bool = True,
@@ -39,7 +41,8 @@ class Command:
     ) -> None:
         self.run = run
         self.usage = usage
-        self.flags = tuple(flags)
+        self.sections = {"": tuple(flags), **(sections or {})}
+        self.flags = tuple(flag for section in self.sections.values() for flag in section)
         self.least = least
         self.most = most
         self.interspersed = interspersed

@@ -91,8 +91,10 @@ def command(name: str, command: Command) -> str:
     names = registry.names_of(name)
     if len(names) > 1:
         text += "\nAliases:\n  " + ", ".join(f"corten {each}" for each in names) + "\n"
-    if any(not flag.hidden for flag in command.flags):
-        text += "\nOptions:\n" + _options(command.flags)
+    for title, flags in command.sections.items():
+        if any(not flag.hidden for flag in flags):
+            text += f"\n{title} Options:\n" if title else "\nOptions:\n"
+            text += _options(flags)
     if command.examples:
         text += "\nExamples:\n" + "".join(f"  corten {example}\n" for example in command.examples)
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from corten.cli.units import decimal_size
 from corten.errors import SystemFailure
 
 TYPE_CHECKING = False
@@ -30,21 +31,30 @@ class _Display:
         if status is None:
             return
         identifier = document.get("id") or ""
-        progress = document.get("progress") or ""
+        progress = _amount(document.get("progressDetail") or {})
+        text = (f"{identifier}: " if identifier else "") + status + (f" {progress}" if progress else "")
         if not self._is_terminal:
             if not progress:
-                self._out.write(f"{identifier}: {status}\n" if identifier else f"{status}\n")
+                self._out.write(f"{text}\n")
             return
-        text = (f"{identifier}: " if identifier else "") + status + (f" {progress}" if progress else "")
         if not identifier:
             self._rows.clear()
-            self._out.write(f"{text}\n")
+            # one that has progress will be followed by the next in its place
+            self._out.write(f"\x1b[2K{text}\r" if "progressDetail" in document else f"\x1b[2K{text}\n")
             return
         if identifier not in self._rows:
             self._rows[identifier] = len(self._rows)
             self._out.write("\n")
         up = len(self._rows) - self._rows[identifier]
         self._out.write(f"\x1b[{up}A\x1b[2K\r{text}\x1b[{up}B\r")
+
+
+def _amount(detail: dict[str, Any]) -> str:
+    """ "12.5MB/61.2MB"."""
+    current, total = detail.get("current") or 0, detail.get("total") or 0
+    if current <= 0 and total <= 0:
+        return ""
+    return f"{decimal_size(current)}/{decimal_size(total)}" if total > 0 else decimal_size(current)
 
 
 def show_progress(response: Response, out: TextIO | None) -> dict[str, Any]:

@@ -11,22 +11,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self
 
-# not for a container: what the kernel or Go's runtime uses for itself, what cannot be caught, what a fault of this
-# process raises, and the size of the window, which goes its own way
+# not for a container: what cannot be caught, what is about this process' own children, connections and faults, the size
+# of the window, which goes its own way, and what stops a job in the background that wants the terminal
 _NOT_FORWARDED = frozenset(
-    (
-        "SIGKILL",
-        "SIGSTOP",
-        "SIGCHLD",
-        "SIGCLD",
-        "SIGPIPE",
-        "SIGURG",
-        "SIGWINCH",
-        "SIGSEGV",
-        "SIGBUS",
-        "SIGFPE",
-        "SIGILL",
-    )
+    f"SIG{name}"
+    for name in ("KILL", "STOP", "CHLD", "CLD", "PIPE", "URG", "WINCH", "SEGV", "BUS", "FPE", "ILL", "TTIN", "TTOU")
 )
 
 

@@ -26,7 +26,8 @@ def raw(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # a terminal that hung up has no mode any more
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 class DetachFilter:

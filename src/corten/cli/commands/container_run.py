@@ -177,12 +177,9 @@ def _wait_for_removal(wait: Wait) -> None:
 
 _COMMON = (
     flags.text("name", "", "Name of the container"),
-    flags.text(
-        "platform", "", "Platform of the image (os/architecture)", default=os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
-    ),
+    flags.text("platform", "", "Platform of the image (os/architecture)"),
     flags.text("pull", "", "When to pull the image: always, missing, never", default="missing"),
     flags.switch("quiet", "q", "Do not show the progress of pulling"),
-    *table.ALL,
 )
 
 RUN = Command(
@@ -194,6 +191,7 @@ RUN = Command(
         flags.switch("sig-proxy", "", "Pass signals on to the program", default=True),
         *_COMMON,
     ),
+    sections=table.SECTIONS,
     least=1,
     most=None,
     interspersed=False,
@@ -213,6 +211,7 @@ CREATE = Command(
     _run_create,
     "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     _COMMON,
+    sections=table.SECTIONS,
     least=1,
     most=None,
     interspersed=False,

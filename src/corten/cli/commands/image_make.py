@@ -131,12 +131,7 @@ IMPORT = Command(
     (
         _CHANGE,
         flags.text("message", "m", "Comment in the image's history"),
-        flags.text(
-            "platform",
-            "",
-            "Platform of the image (os/architecture)",
-            default=os.environ.get("DOCKER_DEFAULT_PLATFORM", ""),
-        ),
+        flags.text("platform", "", "Platform of the image (os/architecture)"),
     ),
     least=1,
     most=2,

@@ -196,4 +196,14 @@ LIMITS = (
 )
 
 
+# in the help, under these titles
+SECTIONS: dict[str, tuple[Flag, ...]] = {
+    "Program": PROGRAM,
+    "Storage": STORAGE,
+    "Isolation and Device": ISOLATION,
+    "Network": NETWORK,
+    "Limit": LIMITS,
+    "Logging": LOGGING,
+    "Health": HEALTH,
+}
 ALL: tuple[Flag, ...] = (*PROGRAM, *STORAGE, *ISOLATION, *NETWORK, *LOGGING, *HEALTH, *LIMITS)
