@@ -135,3 +135,9 @@ def from_spec(linux: dict[str, Any]) -> tuple[Mappings, Mappings]:
 def maps_root(linux: dict[str, Any]) -> bool:
     """Whether there is an id 0 in a user namespace with the maps of ``linux``."""
     return all(any(item["containerID"] == 0 for item in mappings) for mappings in from_spec(linux))
+
+
+def host_root(linux: dict[str, Any]) -> int:
+    """The host's id of a user namespace's 0; -1 when it has none."""
+    uids, _ = from_spec(linux)
+    return next((item["hostID"] for item in uids if item["containerID"] == 0), -1)

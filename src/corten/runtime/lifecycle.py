@@ -16,7 +16,7 @@ from typing import Any
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, idmap, joining, namespaces, sources, spec_check
+from corten.runtime import groups, hooks, idmap, joining, namespaces, sources, spec_check, terminal
 from corten.runtime.handshake import Channel, Message
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Init, InitRequest, check_preserved
@@ -196,6 +196,8 @@ class _Birth:
             # of the cgroup namespace the child must be in its group first; the time namespace may need its clocks set
             if kind != "cgroup" and not (kind == "time" and request.clock_offsets):
                 flags |= namespaces.FLAGS[kind]
+        if "user" in request.new and request.stdio is not None:
+            terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
             if request.in_user_namespace and "mount" in request.new:
                 request.taken = self._take_sources()

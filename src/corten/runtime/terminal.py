@@ -56,6 +56,17 @@ def take_over(slave: int) -> None:
         os.dup2(slave, descriptor, inheritable=True)
 
 
+def give_to_namespace(descriptors: tuple[int, ...], root: int) -> None:
+    """Make pipes and sockets the property of a user namespace's root, who can hand them on then.
+
+    root: its id on the host, -1 for none
+    """
+    for descriptor in descriptors:
+        status = os.fstat(descriptor)
+        if root >= 0 and (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)):
+            os.fchown(descriptor, root, -1)
+
+
 def hand_over(uid: int) -> None:
     """Make standard streams that are no terminal the user's own, so that it can open /dev/stdout anew; as runc does."""
     for descriptor in (0, 1, 2):

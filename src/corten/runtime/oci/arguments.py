@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from corten import __version__
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def default_root() -> str:
@@ -21,19 +22,18 @@ def size(text: str) -> int:
     word = text.strip().lower()
     if word.lstrip("-").isdigit():
         return int(word)
-    word = word.removesuffix("ib").removesuffix("b") if len(word) > 1 else word
-    return int(float(word[:-1]) * _UNITS[word[-1]]) if word[-1:] in _UNITS else int(word)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([bkmgt])(?:i?b)?", word)
+    if not found:
+        raise ValueError(f"invalid size '{text}'")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def seconds(text: str) -> float:
     """5s, 500ms, 1m -> seconds.  Errors: ValueError."""
-    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        if text.endswith(unit):
-            value = float(text.removesuffix(unit)) * factor
-            if value <= 0:
-                raise ValueError(text)
-            return value
-    raise ValueError(text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
+    if not found or not float(found[1]):
+        raise ValueError(f"invalid duration '{text}'")
+    return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
 
 
 def parser() -> argparse.ArgumentParser:
