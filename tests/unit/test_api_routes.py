@@ -1,12 +1,13 @@
 """What each route asks the engine for, and what it makes of the answer."""
 
 import json
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 from api_fakes import STAT, ApiServer, eventually, frame, path_stat
 
-from corten.api.routes import ROUTES
+from corten.api.routes import ROUTES, images
 from corten.dockerapi.queries import CommitQuery, ImportQuery, LogQuery
 
 SWARM = (
@@ -311,6 +312,15 @@ def test_image_list_and_inspect_by_version(server, calls):
     assert server.ask("GET", "/v1.43/images/host/json").json["VirtualSize"] == 5
     server.ask("GET", "/v1.25/images/json?filter=busybox")
     assert calls.last()[2]["filters"] == {"reference": ["busybox"]}
+
+
+def test_images_without_a_name_by_version():
+    row = {"Id": "x", "RepoTags": [], "RepoDigests": [], "Size": 5}
+    old = images._row_for_version(SimpleNamespace(version=(1, 41)), row)
+    assert (old["RepoTags"], old["RepoDigests"], old["VirtualSize"]) == (["<none>:<none>"], ["<none>@<none>"], 5)
+    assert images._row_for_version(SimpleNamespace(version=(1, 47)), row) == row
+    digested = {**row, "RepoDigests": ["a@sha256:x"]}
+    assert images._row_for_version(SimpleNamespace(version=(1, 41)), digested)["RepoTags"] == []
 
 
 def test_names_of_images_have_slashes(server, calls):

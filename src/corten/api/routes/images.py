@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 _VIRTUAL_SIZE_UNTIL = (1, 44)  # the field went away in this version
+_NONE_UNTIL = (1, 43)  # before it, clients know an image without a name by these
 
 
 def _for_version(request: Request, document: dict[str, Any]) -> dict[str, Any]:
@@ -24,13 +25,19 @@ def _for_version(request: Request, document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def _row_for_version(request: Request, row: dict[str, Any]) -> dict[str, Any]:
+    if request.version < _NONE_UNTIL and not row["RepoTags"] and not row["RepoDigests"]:
+        row = {**row, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+    return _for_version(request, row)
+
+
 async def list_images(engine: Engine, request: Request) -> Response:
     query = request.query
     filters = parse_filters(query.text("filters"))
     if request.version < (1, 28) and query.text("filter"):
         filters.setdefault("reference", []).append(query.text("filter"))
     rows = await engine.images.list(all=query.flag("all"), digests=query.flag("digests"), filters=filters)
-    return json_response([_for_version(request, row) for row in rows])
+    return json_response([_row_for_version(request, row) for row in rows])
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
