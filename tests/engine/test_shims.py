@@ -985,6 +985,30 @@ async def test_the_interpreter_cannot_be_written_through_proc(world, shims):
 
 
 @engine
+async def test_a_kernel_that_refuses_the_shield(world, shims, monkeypatch, caplog):
+    def refuse(path, **options):
+        raise OSError(errno.EPERM, "open_tree: operation not permitted")
+
+    monkeypatch.setattr("corten.linux.mount.clone_tree", refuse)
+    others = await Shims.open(world.exec_root)
+    assert "cannot be shielded" in caplog.text
+    bundle = world.bundle()
+    shim = await others.start(bundle.start(bundle.spec("true")))
+    assert (await end(others, shim)).code == 0
+    await others.close()
+
+
+@engine
+async def test_a_spawner_that_does_not_come_up_says_why(world, shims, monkeypatch):
+    monkeypatch.setattr("corten.engine.spawner.interpreter", lambda: "/bin/false")
+    with pytest.raises(SystemFailure, match="the spawner does not come up"):
+        await Shims.open(world.exec_root)
+    monkeypatch.setattr("corten.engine.spawner.interpreter", lambda: "/nonexistent/python")
+    with pytest.raises(SystemFailure, match="cannot execute the spawner"):
+        await Shims.open(world.exec_root)
+
+
+@engine
 async def test_strangers_are_not_listened_to(world, shims):
     bundle = world.bundle()
     shim = await shims.start(bundle.start(bundle.spec("sleep", "100")))

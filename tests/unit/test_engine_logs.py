@@ -160,7 +160,6 @@ async def test_followers_share_one_inotify_instance(tmp_path):
     assert inotify_instances() == 0
 
 
-@pytest.mark.xfail(strict=False, reason="known fault: a follower slower than several rotations can lose lines or repeat them")
 @pytest.mark.parametrize("driver", ["json-file", "local"])
 def test_a_slow_follower_of_a_fast_writer_loses_nothing_by_rotation(tmp_path, driver):
     async def main():
@@ -183,6 +182,31 @@ def test_a_slow_follower_of_a_fast_writer_loses_nothing_by_rotation(tmp_path, dr
         return received
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+@asynchronous
+async def test_following_a_container_that_never_ran_ends(tmp_path):
+    log = Container(tmp_path, "none")
+    log.live.container.host_config.log_config.type = "local"
+    log.live.container.log_path = str(tmp_path / "absent" / "container.log")
+    assert await everything(log.open(follow=True)) == []
+
+
+@asynchronous
+async def test_without_inotify_a_follower_looks_every_second(tmp_path):
+    log = Container(tmp_path).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("corten.linux.inotify.Inotify.__init__", refuse)
+        reader = asyncio.ensure_future(everything(log.open(follow=True)))
+        await asyncio.sleep(0.05)
+        log.write("late\n")
+        log.end()
+        assert await reader == [b"late\n"]
+
+
+def refuse(self):
+    self._descriptor = -1
+    raise OSError(24, "Too many open files")
 
 
 @asynchronous

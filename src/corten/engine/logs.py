@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _ROTATIONS = inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM
 _WATCHED = inotify.IN_MODIFY | _ROTATIONS | inotify.IN_ONLYDIR
 _FLUSH_S = 2.0
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ async def _follow(live: Live, reading: _Reading, until_ns: int) -> AsyncIterator
     if stopped is not None:
         stopped.add_done_callback(ended)
     try:
-        with _watching(str(Path(live.container.log_path).parent), notice):
+        with _watching(str(Path(live.container.log_path).parent), notice) as is_watching:
             await _flush(live)
             while True:
                 over = stopped is None or stopped.done() or 0 < until_ns <= time.time_ns()
@@ -140,6 +142,9 @@ async def _follow(live: Live, reading: _Reading, until_ns: int) -> AsyncIterator
                 if over or reading.done:
                     return
                 left = (until_ns - time.time_ns()) / 1e9 if until_ns else None
+                if not is_watching:
+                    reading.keep_up()
+                    left = _POLL_S if left is None else min(left, _POLL_S)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await changed.wait()
@@ -155,7 +160,6 @@ class _Reading:
     def __init__(self, reader: LogReader) -> None:
         self._reader = reader
         self._running: asyncio.Future[bytes | None] | None = None
-        self._behind = False
 
     @property
     def done(self) -> bool:
@@ -168,19 +172,13 @@ class _Reading:
             self._running = asyncio.ensure_future(run_blocking(next, chunks, None))
             chunk = await asyncio.shield(self._running)
             self._running = None
-            if self._behind:
-                self._behind = False
-                self._reader.keep_up()
             if chunk is None:
                 return
             yield chunk
 
     def keep_up(self) -> None:
-        """Take hold of new files now, or as soon as the present call has returned."""
-        if self._running is None:
-            self._reader.keep_up()
-        else:
-            self._behind = True
+        """Take hold of new files."""
+        self._reader.keep_up()
 
     def close(self) -> None:
         if self._running is None:
@@ -214,14 +212,16 @@ class _Watcher:
         self._callbacks.setdefault(watch, []).append(callback)
         return watch
 
-    def remove(self, watch: int, callback: Callable[[int], None]) -> bool:
-        """True when nobody watches anything any more."""
+    @property
+    def is_unused(self) -> bool:
+        return not self._callbacks
+
+    def remove(self, watch: int, callback: Callable[[int], None]) -> None:
         callbacks = self._callbacks[watch]
         callbacks.remove(callback)
         if not callbacks:
             del self._callbacks[watch]
             self._inotify.remove(watch)
-        return not self._callbacks
 
     def close(self) -> None:
         self._loop.remove_reader(self._inotify.fileno())
@@ -232,15 +232,26 @@ _watchers: dict[asyncio.AbstractEventLoop, _Watcher] = {}
 
 
 @contextlib.contextmanager
-def _watching(directory: str, callback: Callable[[int], None]) -> Iterator[None]:
+def _watching(directory: str, callback: Callable[[int], None]) -> Iterator[bool]:
+    """False when it cannot be watched: it does not exist yet, or the user watches too much already."""
     loop = asyncio.get_running_loop()
     watcher = _watchers.get(loop)
-    if watcher is None:
-        watcher = _watchers[loop] = _Watcher(loop)
-    watch = watcher.add(directory, callback)
     try:
-        yield
+        if watcher is None:
+            watcher = _watchers[loop] = _Watcher(loop)
+        watch = watcher.add(directory, callback)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            logger.warning("cannot watch %s, looking every %g s instead: %s", directory, _POLL_S, error.strerror)
+        if watcher is not None and watcher.is_unused:
+            watcher.close()
+            _watchers.pop(loop, None)
+        yield False
+        return
+    try:
+        yield True
     finally:
-        if watcher.remove(watch, callback):
+        watcher.remove(watch, callback)
+        if watcher.is_unused:
             watcher.close()
             _watchers.pop(loop, None)

@@ -14,32 +14,43 @@ import struct
 from typing import BinaryIO, cast
 
 from corten.logdriver.parsing import parse_time
-from corten.logdriver.rotation import GZIP_EXTRA, GZIP_HEADER, highest_index
+from corten.logdriver.rotation import GZIP_EXTRA, GZIP_HEADER, highest_index, identity
 
 
 class Piece:
-    """One open file.
-
-    identity: the inode that it has or, compressed, had
-    last_ns:  no entry is later, 0 when unknown
-    """
+    """One open file.  ``last_ns``: no entry is later, 0 when unknown."""
 
     def __init__(self, descriptor: int, *, packed: bool) -> None:
         self._descriptor = descriptor
         self.packed = packed
-        status = os.fstat(descriptor)
-        self.size = status.st_size
-        self.identity, self.last_ns = gzip_facts(os.pread(descriptor, 4096, 0)) if packed else (status.st_ino, 0)
+        self.last_ns = 0
+        if packed:
+            self._packed_identity, self._inode, self.last_ns = gzip_facts(os.pread(descriptor, 4096, 0))
+        else:
+            self._packed_identity, self._inode = "", os.fstat(descriptor).st_ino
         self._raw: BinaryIO | None = None
 
-    def is_same_as(self, other: Piece) -> bool:
-        """Both are one file of the log, one of them perhaps compressed.
+    @property
+    def _identity(self) -> str:
+        # of a plain file as it is now: a writer gives it when it opens one that had none
+        return self._packed_identity if self.packed else identity(self._descriptor)
 
-        An inode's number is used again once its file has gone, so a compressed file must agree in its time too.
-        """
-        if self.identity != other.identity or not self.identity:
+    def is_same_as(self, other: Piece) -> bool:
+        """Both are one file of the log, one of them perhaps compressed."""
+        if not self.packed and not other.packed:
+            return os.path.samestat(os.fstat(self._descriptor), os.fstat(other._descriptor))
+        mine, theirs = self._identity, other._identity
+        if mine and theirs:
+            return mine == theirs
+        # the number of an inode is used again once its file has gone: the time must agree too
+        return bool(self._inode) and self._inode == other._inode and self._ended_ns() == other._ended_ns()
+
+    def is_at(self, path: str) -> bool:
+        """This plain file still has that name."""
+        try:
+            return not self.packed and os.path.samestat(os.fstat(self._descriptor), os.lstat(path))
+        except FileNotFoundError:
             return False
-        return not (self.packed or other.packed) or self._ended_ns() == other._ended_ns()
 
     def _ended_ns(self) -> int:
         return self.last_ns if self.packed else self.modified_ns()
@@ -112,13 +123,16 @@ def open_pieces(path: str, known: Piece | None = None, limit: int = 1 << 16) -> 
     return found
 
 
-def gzip_facts(header: bytes) -> tuple[int, int]:
-    """From a compressed piece's first bytes: (inode it had before, time of its last entry in ns), zeros if unknown."""
+def gzip_facts(header: bytes) -> tuple[str, int, int]:
+    """From a compressed piece's first bytes: (identity, inode it had before, time of its last entry in ns).
+
+    What it does not tell is empty.
+    """
     try:
         magic, deflate, method, flags, _, _, _, length = GZIP_HEADER.unpack_from(header)
         if (magic, deflate, method) != (0x1F, 0x8B, 8) or not flags & GZIP_EXTRA:
-            return 0, 0
+            return "", 0, 0
         document = json.loads(header[GZIP_HEADER.size : GZIP_HEADER.size + length])
-        return int(document.get("inode", 0)), parse_time(document["lastTime"])
+        return str(document.get("identity", "")), int(document.get("inode", 0)), parse_time(document["lastTime"])
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        return 0, 0
+        return "", 0, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -47,6 +47,7 @@ class FileLogReader:
         self._request = request
         self._follow = follow
         self._pieces: deque[Piece] = deque()
+        self._lock = threading.Lock()
         self._stream: BinaryIO | None = None
         self._position = 0
         self._skip = 0
@@ -65,21 +66,20 @@ class FileLogReader:
             self._pieces.popleft().close()
 
     def keep_up(self) -> None:
-        if not self._started or not self._follow or len(self._pieces) >= _HELD:
-            return
-        newest = self._pieces[-1] if self._pieces else None
-        try:
-            if newest is not None and not newest.packed and os.stat(self._path).st_ino == newest.identity:
+        """Safe to call while another thread is in ``chunks``."""
+        with self._lock:
+            if not self._started or not self._follow or len(self._pieces) >= _HELD:
                 return
-        except FileNotFoundError:
-            pass
-        self._pieces += open_pieces(self._path, newest, _HELD)
+            newest = self._pieces[-1] if self._pieces else None
+            if newest is None or not newest.is_at(self._path):
+                self._pieces += open_pieces(self._path, newest, _HELD)
 
     # -- where to begin -----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._started = True
-        self._pieces += open_pieces(self._path)
+        with self._lock:
+            self._pieces += open_pieces(self._path)
+            self._started = True
         if self._pieces and not self._follow:
             self._end = self._pieces[-1].present_size()
         if self._request.tail >= 0:
@@ -89,6 +89,10 @@ class FileLogReader:
 
     def _drop_older(self, count: int) -> None:
         for _ in range(count):
+            self._drop()
+
+    def _drop(self) -> None:
+        with self._lock:
             self._pieces.popleft().close()
 
     def _begin_at_tail(self, count: int) -> None:
@@ -232,7 +236,7 @@ class FileLogReader:
             if not self._pieces[0].packed and self._position < self._pieces[0].present_size():
                 return True
         self._leave()
-        self._pieces.popleft().close()
+        self._drop()
         return True
 
     def _leave(self) -> None:

@@ -40,7 +40,10 @@ class LogReader(Protocol):
         ...
 
     def keep_up(self) -> None:
-        """Take hold of files that have been begun since, so that a rotation does not take them away unread."""
+        """Take hold of files that have been begun since, so that a rotation does not take them away unread.
+
+        The only call that may come from another thread.
+        """
         ...
 
     def close(self) -> None: ...

@@ -1,8 +1,9 @@
 """A log file that is cut into pieces: <name>, <name>.1, <name>.2 … the newest first, rotated ones compressed if wanted.
 
 Names change only while the directory is locked, files are replaced and never cut short: whoever holds a file open reads
-it to its end.  Compression is a child's work; it finds its file again by the inode, since names shift meanwhile.  A
-compressed piece tells in its gzip header which file it was (``inode``), so that a follower knows what it has read.
+it to its end.  Compression is a child's work; it finds its file again by the inode, since names shift meanwhile.  Every
+file has an identity of its own, in an extended attribute and, once compressed, in the gzip header, so that a follower
+knows what it has read.  An inode's number would not do: it is used again within milliseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from corten.logdriver.times import format_time
 _COPY = 1 << 20
 # at level 1 one core keeps up with a program that writes 100 MB/s
 _LEVEL = 1
+_IDENTITY = "user.corten.log"
 # ID1 ID2, deflate, FEXTRA, mtime, fastest, Unix (RFC 1952)
 GZIP_HEADER = struct.Struct("<BBBBIBBH")
 GZIP_EXTRA = 4
@@ -57,6 +59,11 @@ class RotatingFile:
     def _open(self, path: str, extra: int) -> None:
         self._descriptor = open_append(path, extra, self._mode)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+        if self._options.max_size >= 0 and not identity(self._descriptor):
+            try:
+                os.setxattr(self._descriptor, _IDENTITY, os.urandom(8).hex().encode())
+            except OSError:
+                return  # a file system without attributes: inode and time must do
 
     def write(self, block: bytes, boundary: Callable[[bytes, int], int]) -> None:
         """Append whole entries.
@@ -155,6 +162,14 @@ class RotatingFile:
             self._descriptor = -1
 
 
+def identity(descriptor: int) -> str:
+    """What no other file of any log has; "" when the file system keeps no attributes."""
+    try:
+        return os.getxattr(descriptor, _IDENTITY).decode()
+    except OSError:
+        return ""
+
+
 def open_append(path: str, extra: int, mode: int = 0o640) -> int:
     """A descriptor of the file, made with its directory when it is not there.  Errors: OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | extra
@@ -242,9 +257,8 @@ def compress_piece(path: str, name: str) -> None:
 
 
 def _gzip(source: int, status: os.stat_result) -> Iterator[bytes]:
-    extra = json.dumps(
-        {"lastTime": format_time(status.st_mtime_ns), "inode": status.st_ino}, separators=(",", ":")
-    ).encode()
+    facts = {"lastTime": format_time(status.st_mtime_ns), "inode": status.st_ino, "identity": identity(source)}
+    extra = json.dumps(facts, separators=(",", ":")).encode()
     yield GZIP_HEADER.pack(0x1F, 0x8B, 8, GZIP_EXTRA, int(status.st_mtime) & 0xFFFFFFFF, 4, 3, len(extra)) + extra
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     checksum = size = 0

@@ -267,9 +267,12 @@ class Shim:
             if self._writer is None:
                 self._writer = self._open_log()
             self._writer.write(stream, data, time.time_ns())
-        except OSError:
-            if self._writer is None:
+        except Exception as error:
+            # a full disk must not stop the program, nor must a defect of our own: what follows may be written again
+            if self._writer is None or not isinstance(error, OSError):
                 self._unlogged += len(data)
+            if not isinstance(error, OSError):
+                self.leave_trace(error)
             self._tell_log_error()
 
     def _open_log(self) -> LogWriter:
@@ -282,7 +285,6 @@ class Shim:
         return self._unlogged + (self._writer.dropped if self._writer is not None else 0)
 
     def _tell_log_error(self) -> None:
-        """A full disk must not stop the program; what follows may find room again."""
         now = time.monotonic()
         if now - self._log_error_at >= _LOG_ERRORS_S:
             self._log_error_at = now
