@@ -211,7 +211,7 @@ class VolumeMounts:
         try:
             return paths.open_in_root(top, subpath, os.O_PATH)
         except OSError as error:
-            reason = (error.strerror or "").lower()
+            reason = os.strerror(error.errno or 0).lower()
             raise InvalidParameter(f"cannot access path {subpath} in volume {name}: {reason}") from error
         finally:
             os.close(top)
