@@ -8,6 +8,7 @@ import os
 import tarfile
 
 import pytest
+
 from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine import archive
 from corten.engine.archive import View, evaluate, go_mode
@@ -224,12 +225,12 @@ def test_put_takes_compressed_archives(tree):
 
 @pytest.mark.parametrize("path", ["/data/file", "/lfile"])
 def test_put_needs_a_directory(tree, path):
-    with pytest.raises(InvalidParameter, match="^extraction point is not a directory$"):
+    with pytest.raises(InvalidParameter, match=r"^extraction point is not a directory$"):
         put(tree, path)
 
 
 def test_put_into_a_read_only_root(tree):
-    with pytest.raises(Forbidden, match="^container rootfs is marked read-only$"):
+    with pytest.raises(Forbidden, match=r"^container rootfs is marked read-only$"):
         put(tree, "/data", readonly_rootfs=True)
     assert not (tree / "data/new").exists()
 
@@ -271,7 +272,10 @@ def test_the_owner_is_the_containers_user(tree):
     put(tree, "/data", tar_of(two=b""), user="7:staff", copy_uid_gid=True)
     put(tree, "/data", tar_of(three=b""), user="", copy_uid_gid=True)
     put(tree, "/data", tar_of(four=b""), user="bob")
-    owners = [(path.stat().st_uid, path.stat().st_gid) for path in map((tree / "data").joinpath, ("one", "two", "three", "four"))]
+    owners = [
+        (path.stat().st_uid, path.stat().st_gid)
+        for path in map((tree / "data").joinpath, ("one", "two", "three", "four"))
+    ]
     assert owners == [(1234, 55), (7, 50), (0, 0), (0, 0)]
     with pytest.raises(InvalidParameter, match="unable to find user eve"):
         put(tree, "/data", user="eve", copy_uid_gid=True)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from corten.engine import events as room
 from corten.engine.events import Events, event_document, matches
 from corten.errors import InvalidParameter

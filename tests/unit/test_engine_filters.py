@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+
 from corten.dockerapi.container import ContainerConfig, HostConfig, PortBinding
 from corten.dockerapi.network import builtin_network
 from corten.engine import filters as room

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from corten.dockerapi.container import ContainerConfig, HealthConfig, HostConfig
 from corten.engine.container import Container, HealthLogEntry, State, Status
 from corten.engine.health import Health, HealthMonitor, Policy, shown_output
@@ -29,7 +30,9 @@ def test_defaults_are_docker_s():
 
 
 def test_a_string_is_run_by_the_containers_shell():
-    config = HealthConfig(test=["CMD-SHELL", "exit 1"], interval=7, timeout=8, start_period=9, start_interval=10, retries=2)
+    config = HealthConfig(
+        test=["CMD-SHELL", "exit 1"], interval=7, timeout=8, start_period=9, start_interval=10, retries=2
+    )
     assert Policy.of(config, None) == Policy(("/bin/sh", "-c", "exit 1"), 7, 8, 9, 10, 2)
     assert Policy.of(config, ["/bin/bash", "-ec"]).command == ("/bin/bash", "-ec", "exit 1")
 
@@ -104,7 +107,7 @@ def test_output_is_cut_at_4096_bytes():
     assert shown_output(b"\xff") == "\ufffd"
 
 
-# -- the runner ---------------------------------------------------------------------------------------------------------
+# -- the runner -------------------------------------------------------------------------------------------------------
 
 MILLISECOND = SECOND // 1000
 

@@ -7,6 +7,7 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
+
 from corten.dockerapi.container import ContainerConfig
 from corten.dockerapi.queries import CommitQuery, ImportQuery
 from corten.engine.container import Container, HostConfig, State, Status

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from corten.dockerapi.container import (
     BindOptions,
     DriverConfig,
@@ -91,7 +92,7 @@ def test_modes_that_are_understood(mode):
         ("/a://", "destination can't be '/'"),
         ("/a:/b:nocopy", 'invalid mount config for type "bind": field VolumeOptions must not be specified'),
         ("data:/b:shared", 'invalid mount config for type "volume": field BindOptions must not be specified'),
-        ("x:/b", "volume name is too short"),
+        ("x:/b", "create x: volume name is too short, names should be at least two alphanumeric characters"),
         ("a/b:/b", 'includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'),
         ("../x:/b", "includes invalid characters for a local volume name"),
     ],
@@ -103,7 +104,9 @@ def test_bad_binds_in_dockers_words(spec, text):
 
 
 def test_an_unknown_volume_driver_is_refused():
-    with pytest.raises(InvalidParameter, match='error looking up volume plugin nfs: plugin "nfs" not found'):
+    with pytest.raises(
+        InvalidParameter, match=r'^create data: error looking up volume plugin nfs: plugin "nfs" not found'
+    ):
         parse_bind("data:/b", "nfs")
     assert parse_bind("data:/b", "local").driver == "local"
     assert parse_bind("/data:/b", "nfs").type == "bind"  # a path needs no driver
@@ -114,9 +117,7 @@ def test_an_unknown_volume_driver_is_refused():
 
 def test_a_bind_mount(tmp_path):
     options = BindOptions(propagation="shared", non_recursive=True, read_only_non_recursive=True)
-    point = parse_mount(
-        Mount(type="bind", source=str(tmp_path), target="/x", read_only=True, bind_options=options)
-    )
+    point = parse_mount(Mount(type="bind", source=str(tmp_path), target="/x", read_only=True, bind_options=options))
     assert point == MountPoint(
         type="bind",
         source=str(tmp_path),
@@ -142,7 +143,10 @@ def test_an_absent_source_is_an_error_unless_it_is_to_be_made(tmp_path):
 
 def test_a_volume_mount():
     options = VolumeOptions(
-        no_copy=True, labels={"a": "b"}, subpath="x/./y", driver_config=DriverConfig(name="local", options={"type": "nfs"})
+        no_copy=True,
+        labels={"a": "b"},
+        subpath="x/./y",
+        driver_config=DriverConfig(name="local", options={"type": "nfs"}),
     )
     point = parse_mount(Mount(type="volume", source="data", target="/x", volume_options=options))
     assert (point.name, point.copy_up, point.labels, point.subpath) == ("data", False, {"a": "b"}, "x/y")
@@ -154,9 +158,9 @@ def test_a_tmpfs_mount():
     options = TmpfsOptions(size_bytes=64 << 20, mode=0o1770, options=[["exec"]])
     point = parse_mount(Mount(type="tmpfs", target="/x", read_only=True, tmpfs_options=options))
     assert point.tmpfs_options == ("ro", "mode=1770", "size=64m", "exec")
-    assert parse_mount(
-        Mount(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=1000))
-    ).tmpfs_options == ("size=1000",)
+    assert parse_mount(Mount(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=1000))).tmpfs_options == (
+        "size=1000",
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_bad_options_of_tmpfs(options):
     assert str(caught.value) == f'invalid tmpfs option ["{options}"]'
 
 
-# -- all of a container -------------------------------------------------------------------------------------------------
+# -- all of a container -----------------------------------------------------------------------------------------------
 
 
 def test_outer_directories_come_first():
@@ -269,7 +273,7 @@ def test_outer_directories_come_first():
     ],
 )
 def test_a_place_is_taken_once(host):
-    with pytest.raises(InvalidParameter, match="^Duplicate mount point: /x$"):
+    with pytest.raises(InvalidParameter, match=r"^Duplicate mount point: /x$"):
         resolve(**host)
 
 
@@ -288,7 +292,9 @@ def test_bad_places_of_volumes_and_tmpfs(path):
 
 
 THEIRS = [
-    MountPoint(type="volume", name="data", source="/v", destination="/data", anonymous=True, copy_up=True, attached="/p"),
+    MountPoint(
+        type="volume", name="data", source="/v", destination="/data", anonymous=True, copy_up=True, attached="/p"
+    ),
     MountPoint(type="bind", source="/srv", destination="/www", rw=False, propagation="rprivate", mode="ro"),
     MountPoint(type="tmpfs", destination="/t"),
 ]
@@ -339,7 +345,7 @@ def test_a_bind_that_shows_the_daemons_root_follows_the_host(source, propagation
     assert asked.propagation == "private"
 
 
-# -- views --------------------------------------------------------------------------------------------------------------
+# -- views ------------------------------------------------------------------------------------------------------------
 
 
 def test_for_the_runtime():
@@ -387,7 +393,7 @@ def test_for_inspect():
     ]
 
 
-# -- at the start -------------------------------------------------------------------------------------------------------
+# -- at the start -----------------------------------------------------------------------------------------------------
 
 
 def test_absent_directories_of_binds_are_made(tmp_path):
@@ -433,4 +439,6 @@ def test_propagation_that_cannot_be(tmp_path):
         with pytest.raises(InvalidParameter, match="path /proc is mounted on /proc but it is not a shared mount"):
             prepare_sources([point])
     prepare_sources([parse_bind("/proc:/x")])
-    prepare_sources([MountPoint(type="bind", source="/proc", destination="/x", propagation="rslave", implied_propagation=True)])
+    prepare_sources(
+        [MountPoint(type="bind", source="/proc", destination="/x", propagation="rslave", implied_propagation=True)]
+    )

@@ -6,6 +6,7 @@ import re
 import secrets
 
 import pytest
+
 from corten.engine import names
 from corten.errors import InvalidParameter
 

@@ -7,6 +7,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+
 from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine import stats as room
 from corten.engine.container import Container, State, Status
@@ -20,7 +21,8 @@ def numbers(cpu_ns=0):
     return {
         "memory": {"usage": 100, "max_usage": 0, "limit": 1 << 62, "failcnt": 2, "stats": {"cache": 5}},
         "cpu": {
-            "total": cpu_ns, "percpu": [cpu_ns], "user": 1, "kernel": 2, "periods": 3, "throttled_periods": 4, "throttled_time": 5,
+            "total": cpu_ns, "percpu": [cpu_ns], "user": 1, "kernel": 2,
+            "periods": 3, "throttled_periods": 4, "throttled_time": 5,
         },
         "pids": {"current": 7, "limit": 0},
         "blkio": {"bytes": [{"major": 8, "minor": 0, "op": "read", "value": 9}], "operations": []},
@@ -171,9 +173,7 @@ def test_readers_share_one_sampler(quick):
         for stream in streams:
             await stream.aclose()
         # nobody listens: the sampler ends by itself
-        async with asyncio.timeout(5):
-            while tasks._tasks:
-                await asyncio.sleep(0.005)
+        await asyncio.wait_for(asyncio.gather(*tasks._tasks), 5)
 
     asyncio.run(scenario())
 

@@ -7,6 +7,7 @@ import contextlib
 import threading
 
 import pytest
+
 from corten.engine import streams
 from corten.engine.streams import feed_thread, iterate_in_thread, progress_in_thread, run_blocking
 from corten.errors import InvalidParameter
@@ -128,10 +129,10 @@ def test_a_generators_error_comes_after_what_it_gave():
         raise InvalidParameter("broken")
 
     async def scenario():
-        found = []
+        chunks = iterate_in_thread(broken)
+        found = [await anext(chunks), await anext(chunks)]
         with pytest.raises(InvalidParameter, match="broken"):
-            async for chunk in iterate_in_thread(broken):
-                found.append(chunk)
+            await anext(chunks)
         return found
 
     assert asyncio.run(scenario()) == [b"a", b"b"]
@@ -244,10 +245,10 @@ def test_an_error_after_progress_comes_last():
         raise InvalidParameter("broken")
 
     async def scenario():
-        found = []
+        documents = progress_in_thread(body_of(b"x"), work)
+        found = [await anext(documents)]
         with pytest.raises(InvalidParameter, match="broken"):
-            async for document in progress_in_thread(body_of(b"x"), work):
-                found.append(document)
+            await anext(documents)
         return found
 
     assert asyncio.run(scenario()) == [{"status": "a"}]

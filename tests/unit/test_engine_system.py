@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from corten import __version__
 from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config
@@ -84,7 +85,9 @@ def test_version_2_with_little(tmp_path):
 
 
 def test_os_release(monkeypatch):
-    texts = {"/usr/lib/os-release": "# comment\nNAME='Some Linux'\nPRETTY_NAME=\"Some Linux 1 \\\"x\\\"\"\nVERSION_ID=1\nbad"}
+    texts = {
+        "/usr/lib/os-release": '# comment\nNAME=\'Some Linux\'\nPRETTY_NAME="Some Linux 1 \\"x\\""\nVERSION_ID=1\nbad'
+    }
     monkeypatch.setattr(host_support, "read_text", lambda path: texts.get(path, ""))
     assert os_release() == {"NAME": "Some Linux", "PRETTY_NAME": 'Some Linux 1 "x"', "VERSION_ID": "1"}
 

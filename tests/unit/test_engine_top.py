@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+
 from corten.engine.top import columns_of, processes
 from corten.errors import InvalidParameter
 
@@ -126,12 +127,27 @@ def test_threads_and_sessions_show_in_the_state():
 @pytest.mark.skipif(shutil.which("ps") is None, reason="this machine lacks: ps")
 @pytest.mark.parametrize(
     "arguments",
-    ["-ef", "aux", "-l", "-lf", "-F", "-j", "ax", "l", "j", "-o pid,pgid,sid,tpgid,tty,stat,ni,pri,cls,rtprio,user,group"],
+    [
+        "-ef",
+        "aux",
+        "-l",
+        "-lf",
+        "-F",
+        "-j",
+        "ax",
+        "l",
+        "j",
+        "-o pid,pgid,sid,tpgid,tty,stat,ni,pri,cls,rtprio,user,group",
+    ],
 )
 def test_ps_says_the_same(program, arguments):
     def told():
         done = subprocess.run(
-            ["ps", *arguments.split(), f"-q{program.pid}"], capture_output=True, text=True, check=True, env={"LANG": "C"}
+            ["ps", *arguments.split(), f"-q{program.pid}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"LANG": "C"},
         )
         return [line.split() for line in done.stdout.splitlines()]
 

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 
 import pytest
+
 from corten.dockerapi.volume import VolumeCreate
 from corten.engine.events import Events
 from corten.engine.mount_parsing import parse_bind
@@ -109,10 +110,18 @@ def test_without_a_name_it_is_anonymous(place):
         ({"name": "../x"}, InvalidParameter, "includes invalid characters for a local volume name"),
         ({"name": ".removing-x"}, InvalidParameter, "includes invalid characters"),
         ({"name": "x" * 256}, InvalidParameter, "includes invalid characters"),
-        ({"name": "ok", "driver": "nfs"}, NotFound, 'create ok: error looking up volume plugin nfs: plugin "nfs" not found'),
+        (
+            {"name": "ok", "driver": "nfs"},
+            NotFound,
+            'create ok: error looking up volume plugin nfs: plugin "nfs" not found',
+        ),
         ({"name": "ok", "cluster_volume_spec": {}}, InvalidParameter, "swarm"),
-        ({"name": "ok", "driver_opts": {"colour": "red"}}, InvalidParameter, 'invalid option: "colour"'),
-        ({"name": "ok", "driver_opts": {"type": "nfs"}}, InvalidParameter, 'missing required option: "device"'),
+        ({"name": "ok", "driver_opts": {"colour": "red"}}, InvalidParameter, 'create ok: invalid option: "colour"'),
+        (
+            {"name": "ok", "driver_opts": {"type": "nfs"}},
+            InvalidParameter,
+            'create ok: missing required option: "device"',
+        ),
     ],
 )
 def test_bad_volumes(place, fields, kind, text):
@@ -170,10 +179,10 @@ def test_remove(place):
     remove(volumes, "data")
     assert os.listdir(place.root / "volumes") == []
     assert place.told() == [("create", "data"), ("destroy", "data")]
-    with pytest.raises(NotFound, match="^get data: no such volume$"):
+    with pytest.raises(NotFound, match=r"^get data: no such volume$"):
         remove(volumes, "data")
     remove(volumes, "data", force=True)
-    with pytest.raises(NotFound, match="^get data: no such volume$"):
+    with pytest.raises(NotFound, match=r"^get data: no such volume$"):
         asyncio.run(volumes.inspect("data"))
 
 
@@ -246,7 +255,7 @@ def test_volumes_of_a_container_that_could_not_be_made_are_gone(place):
     assert volumes.users("before") == []
 
 
-# -- copy-up ------------------------------------------------------------------------------------------------------------
+# -- copy-up ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -319,7 +328,7 @@ def test_a_volume_that_could_not_be_filled_is_empty_again(place, image_root, mon
 
     real = room._copy_file
     monkeypatch.setattr(room, "_copy_file", broken)
-    with pytest.raises(SystemFailure, match="failed to populate volume data from /data: .*No space left"):
+    with pytest.raises(SystemFailure, match=r"failed to populate volume data from /data: .*No space left"):
         volumes.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
     assert copied
     assert os.listdir(place.root / "volumes/data/_data") == []
@@ -352,7 +361,7 @@ def test_two_containers_at_once_fill_it_once(place, image_root):
     assert place.told() == [("create", "data")]
 
 
-# -- the next daemon ----------------------------------------------------------------------------------------------------
+# -- the next daemon --------------------------------------------------------------------------------------------------
 
 
 def test_volumes_outlive_the_daemon(place):

@@ -76,6 +76,7 @@ def parse_bind(spec: str, volume_driver: str = "") -> MountPoint:
         point = _parsed(mount, look_for_source=False)
     except InvalidParameter as error:
         raise InvalidParameter(f"{invalid}: {error.message}") from error
+    _check_volume(mount)
     if point.type == "bind":
         return replace(point, mode=mode, create_source=True)
     return replace(point, mode=mode or point.mode)
@@ -83,7 +84,26 @@ def parse_bind(spec: str, volume_driver: str = "") -> MountPoint:
 
 def parse_mount(mount: Mount) -> MountPoint:
     """``--mount``.  Errors: InvalidParameter, NotImplementedYet."""
-    return _parsed(mount, look_for_source=True)
+    point = _parsed(mount, look_for_source=True)
+    _check_volume(mount)
+    return point
+
+
+def _check_volume(mount: Mount) -> None:
+    """What dockerd finds out only when it makes the volume.
+
+    An unknown driver is a bad request here: a create that answers "not found" makes clients pull the image.
+    """
+    if mount.type != "volume":
+        return
+    options = mount.volume_options
+    driver = options.driver_config.name if options is not None and options.driver_config is not None else ""
+    if driver not in ("", "local"):
+        raise InvalidParameter(
+            f'create {mount.source}: error looking up volume plugin {driver}: plugin "{driver}" not found'
+        )
+    if mount.source:
+        check_volume_name(mount.source)
 
 
 def _refused(mount: Mount, reason: str) -> InvalidParameter:
@@ -155,15 +175,11 @@ def _bind(mount: Mount, target: str, look_for_source: bool) -> MountPoint:
 def _volume(mount: Mount, target: str) -> MountPoint:
     options = mount.volume_options or VolumeOptions()
     driver = options.driver_config or DriverConfig()
-    if driver.name not in ("", "local"):
-        raise InvalidParameter(f'error looking up volume plugin {driver.name}: plugin "{driver.name}" not found')
     if options.subpath:
         if not mount.source:
             raise _refused(mount, "must not set Subpath when using anonymous volumes")
         if not _is_local(options.subpath):
             raise _refused(mount, "subpath must be a relative path within the volume")
-    if mount.source:
-        check_volume_name(mount.source)
     return MountPoint(
         type="volume",
         name=mount.source or secrets.token_hex(32),

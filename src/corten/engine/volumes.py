@@ -157,7 +157,10 @@ class Volumes:
     def _ensure(self, name: str, labels: dict[str, str], options: dict[str, str]) -> bool:
         """Make a volume unless it is there; True when it was made.  Errors: InvalidParameter, Conflict."""
         place = self.path(name)
-        check_options(options)
+        try:
+            check_options(options)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"create {name}: {error.message}") from error
         with self._names.hold(name):
             known = self._table.find(name)
             if known is not None:
