@@ -963,8 +963,7 @@ async def test_nothing_piles_up(world, shims):
         await end(shims, await shims.start(some.start(some.spec("true"))))
     assert descriptors(shims.spawner_pid) == spawner
     assert descriptors() == before[0]
-    children = Path(f"/proc/{shims.spawner_pid}/task/{shims.spawner_pid}/children").read_text().split()
-    assert len(children) == 1, "ended shims are reaped"
+    await wait_for(lambda: len(children(shims.spawner_pid)) == 1)  # ended shims are reaped
     await shim.kill(9)
     await end(shims, shim)
 

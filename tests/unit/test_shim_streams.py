@@ -12,11 +12,12 @@ import tty
 import pytest
 
 from corten.dockerapi.frames import FrameDecoder
+from corten.shim.client import CLIENT_BUFFER, INPUT_BUFFER
 from corten.shim.detaching import DetachKeys
 from corten.shim.handover import WITH_STDERR, WITH_STDIN, WITH_STDOUT
 from corten.shim.loop import EpollLoop
 from corten.shim.pipes import Pipes
-from corten.shim.streams import CLIENT_BUFFER, INPUT_BUFFER, Streams
+from corten.shim.streams import Streams
 
 OUTPUT = WITH_STDOUT | WITH_STDERR
 

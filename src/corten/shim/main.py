@@ -23,7 +23,6 @@ cannot reach, a daemon finds by ``state.json``.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import contextlib
 import json
@@ -35,26 +34,23 @@ from collections.abc import Callable
 from typing import Any
 
 from corten.errors import Conflict, CortenError, NotFound, NotModified
-from corten.logdriver.api import LogWriter
-from corten.logdriver.options import LogOptions
-from corten.logdriver.writers import open_writer
 from corten.runtime import terminal
 from corten.shim import ending, handover, launch, protocol, self_care
+from corten.shim.children import SIGKILL, Children
 from corten.shim.control import Control, Reply
-from corten.shim.handover import FAILED, RUNNING, LogPlan
+from corten.shim.handover import FAILED, RUNNING
 from corten.shim.helper import Helper, Result
+from corten.shim.log import Log
 from corten.shim.loop import EpollLoop
 from corten.shim.making import become_maker
 from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
 from corten.shim.streams import Streams
 
-# __WALL: also children that do not announce their end by SIGCHLD (waitpid(2))
-_WALL = 0x40000000
 # someone outside the container may hold the program's pipes open: its output is waited for this long after its end
 _DRAIN_S = 1.0
 _EXEC_DRAIN_S = 2.0
-_LOG_ERRORS_S = 60.0
+_HELPERS_S = 2.0
 
 
 class Exec:
@@ -84,17 +80,13 @@ class Shim:
         self._listener = self._spec_fd = -1
         self._known_place: launch.Place | None = None
         self._helpers = 0
-        self._reaped: dict[int, int] = {}
         self._execs: dict[str, Exec] = {}
         self._streams: Streams | None = None
-        self._writer: LogWriter | None = None
-        self._log_plan: LogPlan = ("none", "", (), {})
-        self._unlogged = 0
-        self._log_error_at = -_LOG_ERRORS_S
+        self._log: Log | None = None
         self._pid = 0
         self._started_ns = 0
-        self._running = False
-        self._watch_children()
+        self._running = self._is_waiting = False
+        self._children = Children(self._loop, self._claim)
         self._loop.watch(maker.fileno(), select.EPOLLIN, self._maker_ready)
         self._loop.on_quiet(self_care.trim)
 
@@ -107,15 +99,15 @@ class Shim:
 
     def dispose(self) -> None:
         """Let go of everything, as if this had never been."""
-        _signal.set_wakeup_fd(-1)
         if self._streams is not None:
             self._streams.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._log is not None:
+            self._log.close()
         self._control.close()
         self._maker.close()
         self._loop.close()
-        for descriptor in (*self._wakeup, self._connection, self._listener, self._spec_fd):
+        self._children.close()
+        for descriptor in (self._connection, self._listener, self._spec_fd):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -132,13 +124,15 @@ class Shim:
 
     def _take_over(self, packet: bytes, descriptors: list[int]) -> None:
         """The program is about to run: be ready for its first byte."""
-        self._pid, self._started_ns, flags, clients, self._log_plan, self._request = handover.unpack(packet)
+        self._pid, self._started_ns, flags, clients, plan, self._request = handover.unpack(packet)
         self._listener, self._spec_fd, *rest = descriptors
         count = 1 if flags & handover.TTY else 3 if flags & handover.STDIN else 2
+        if flags & handover.LOGGED:
+            self._log = Log(plan, self._loop, self._tell_log_error, self.leave_trace)
         streams = self._streams = Streams(
             self._loop,
             tty=bool(flags & handover.TTY),
-            sink=self._log if flags & handover.LOGGED else None,
+            sink=self._log.write if self._log is not None else None,
             drop_slow=bool(flags & handover.DROP_SLOW),
             stdin_once=bool(flags & handover.STDIN_ONCE),
         )
@@ -223,72 +217,26 @@ class Shim:
         place = self._place()
         self._help(lambda: work(place), reply)
 
-    def _watch_children(self) -> None:
-        """Every end of a child wakes the loop: of the program, of execs, of what lost its parent in the container."""
-        reading, writing = self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-
-        def ready(events: int) -> None:
-            try:  # noqa: SIM105  # contextlib would be one more thing to touch
-                os.read(reading, 512)
-            except BlockingIOError:
-                pass
-            self._reap()
-
-        self._loop.watch(reading, select.EPOLLIN, ready)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | _WALL)
-            except ChildProcessError:
-                break
-            if found is None:
-                break
-            # Docker's way to count: 128 + n for signal n
-            self._reaped[found.si_pid] = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
-        self._claim()
-
     def _claim(self) -> None:
         """Act on the ends of those we know.  A helper may still have to tell us who its child was."""
         for exec_id, entry in list(self._execs.items()):
-            if entry.code < 0 and entry.pid in self._reaped:
-                self._exec_ended(exec_id, entry, self._reaped.pop(entry.pid))
-        if self._running and self._pid in self._reaped:
-            self._ended(self._reaped.pop(self._pid))
-        if not self._helpers and self._running:
-            self._reaped.clear()
-
-    # -- log ----------------------------------------------------------------------------------------------------------
-
-    def _log(self, stream: str, data: bytes) -> None:
-        try:
-            if self._writer is None:
-                self._writer = self._open_log()
-            self._writer.write(stream, data, time.time_ns())
-        except Exception as error:
-            # a full disk must not stop the program, nor must a defect of our own: what follows may be written again
-            if self._writer is None or not isinstance(error, OSError):
-                self._unlogged += len(data)
-            if not isinstance(error, OSError):
-                self.leave_trace(error)
-            self._tell_log_error()
-
-    def _open_log(self) -> LogWriter:
-        """Only when there is something to write: a third of what a silent container's shim would have."""
-        driver, path, options, attributes = self._log_plan
-        return open_writer(driver, path, LogOptions(*options), attributes, self._loop)
-
-    @property
-    def _dropped(self) -> int:
-        return self._unlogged + (self._writer.dropped if self._writer is not None else 0)
+            if entry.code < 0 and self._children.has_ended(entry.pid):
+                self._exec_ended(exec_id, entry, self._children.take(entry.pid))
+        if self._running and self._children.has_ended(self._pid):
+            if not self._helpers:
+                self._ended()
+            elif not self._is_waiting:
+                # who asked for what a helper does now, say to resume what had been killed, shall have the answer first
+                self._is_waiting = True
+                self._loop.call_later(_HELPERS_S, self._ended)
+        elif not self._helpers and self._running:
+            self._children.forget()
 
     def _tell_log_error(self) -> None:
-        now = time.monotonic()
-        if now - self._log_error_at >= _LOG_ERRORS_S:
-            self._log_error_at = now
-            self._control.broadcast({"event": "log-error", "dropped": self._dropped})
+        self._control.broadcast({"event": "log-error", "dropped": self._dropped()})
+
+    def _dropped(self) -> int:
+        return self._log.dropped if self._log is not None else 0
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
@@ -363,7 +311,7 @@ class Shim:
 
     def _op_kill(self, packet: Packet, reply: Reply) -> None:
         number = packet.header["signal"]
-        if not self._running or self._pid in self._reaped:
+        if not self._running or self._children.has_ended(self._pid):
             raise NotModified("the container has ended")
         if packet.header.get("all"):
             self._work(lambda place: launch.kill_all(place, number), reply)
@@ -383,13 +331,13 @@ class Shim:
 
     def _op_log_rotate(self, packet: Packet, reply: Reply) -> None:
         self._check_running()
-        if self._writer is not None:  # nothing written, nothing to put aside
-            self._writer.rotate()
+        if self._log is not None:
+            self._log.rotate()
         reply({})
 
     def _op_state(self, packet: Packet, reply: Reply) -> None:
         execs = {exec_id: entry.pid for exec_id, entry in self._execs.items()}
-        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": self._dropped})
+        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": self._dropped()})
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
@@ -411,8 +359,11 @@ class Shim:
         self._control.broadcast({"event": "exec-exit", "id": exec_id, "code": entry.code})
         entry.streams.end()
 
-    def _ended(self, code: int) -> None:
+    def _ended(self) -> None:
         """The program has ended: finish the log, take everything away, write it down, tell everyone."""
+        if not self._running:
+            return
+        code = self._children.take(self._pid)
         place, streams = self._place(), self._streams
         assert streams is not None
         at_ns = time.time_ns()
@@ -420,21 +371,19 @@ class Shim:
         cgroup = ending.open_cgroup(place)
         oom_killed = ending.stop_stragglers(cgroup)
         streams.take_all(_DRAIN_S)
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.finish(time.time_ns())
-            self._writer.close()
-        self._reap()
+        if self._log is not None:
+            self._log.finish()
+        self._children.collect()
         for exec_id, entry in list(self._execs.items()):
             if entry.code < 0:
-                entry.code = self._reaped.get(entry.pid, 128 + _signal.SIGKILL)
+                entry.code = self._children.take(entry.pid, 128 + SIGKILL)
             entry.streams.take_present()
             self._finish_exec(exec_id, entry)
         problems = ending.clear(place, cgroup)
         if place.last_hooks:
             problems += ending.run_last_hooks(place, self._pid)
-        if self._dropped:
-            problems.append(f"{self._dropped} bytes of output were not logged")
+        if self._dropped():
+            problems.append(f"{self._dropped()} bytes of output were not logged")
         self._write_exit(place, {"code": code, "at_ns": at_ns, "oom_killed": oom_killed}, problems)
         streams.on_clients_gone = self._stop
         streams.end()
