@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -368,7 +369,11 @@ def test_a_program_that_swaps_directories_for_links_reaches_nothing(program, tmp
     container = running(program.pid)
     seen = []
     try:
-        for _ in range(400):
+        # as long as it takes for both sides to have had their turns, also on a busy machine
+        deadline = time.monotonic() + 30
+        tries = 0
+        while (tries < 400 or swaps < 400 or len(seen) < 20) and time.monotonic() < deadline:
+            tries += 1
             with running_root(container) as root, contextlib.suppress(CortenError):
                 view = archive.View(container, root, "box")
                 if direction == "out":
@@ -381,8 +386,8 @@ def test_a_program_that_swaps_directories_for_links_reaches_nothing(program, tmp
     finally:
         stop.set()
         thread.join()
-    assert swaps > 400
-    assert len(seen) > 10, "every attempt failed: the test shows nothing"
+    assert swaps >= 400, "the race never happened: the test shows nothing"
+    assert len(seen) >= 20, "every attempt failed: the test shows nothing"
     assert not any(b"SECRET" in item for item in seen)
     assert os.listdir(canary) == ["file"]
     assert (canary / "file").read_text() == "SECRET"
