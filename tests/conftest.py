@@ -212,14 +212,14 @@ class Daemon:
     def host(self) -> str:
         return f"unix://{self.socket}"
 
-    def start(self, *, check: bool = True) -> None:
+    def start(self, *, check: bool = True, timeout_s: float = 15) -> None:
         command = [
             str(BIN / "cortend"), "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
             "-H", self.host, "--pidfile", str(self.directory / "pid"), *self.flags,
         ]  # fmt: skip
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +37,22 @@ def test_containers_are_found_again_and_exits_are_known(fresh_daemon) -> None:
     assert state["Running"] is True
     assert state["Pid"] == pid
     assert daemon.docker("exec", "stays", "echo", "alive").stdout == "alive\n"
+
+
+def test_shim_that_does_not_answer_is_asked_again(fresh_daemon) -> None:
+    daemon = fresh_daemon
+    daemon.docker("run", "-d", "--name", "stuck", "busybox", "sleep", "300")
+    pid = daemon.inspect("stuck")["State"]["Pid"]
+    shim = int(re.search(r"PPid:\t(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+    daemon.kill()
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        daemon.start(timeout_s=40)
+        assert daemon.inspect("stuck")["State"]["Running"] is True
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    wait_for(lambda: daemon.docker("exec", "stuck", "echo", "alive", check=False).stdout == "alive\n", 20)
+    assert daemon.inspect("stuck")["State"]["Pid"] == pid
 
 
 def test_second_daemon_on_the_same_data_root_is_refused(fresh_daemon) -> None:

@@ -14,13 +14,14 @@ from corten.engine.live import Index, Live
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.store import Store
 from corten.engine.tasks import Tasks
-from corten.errors import CortenError
+from corten.errors import CortenError, Unavailable
 from corten.linux import mounts, paths
 from corten.linux import mount as kernel_mount
 from corten.snapshot.api import Snapshotter
 
 logger = logging.getLogger(__name__)
 
+_ASK_AGAIN_S = 5.0
 LOST_EXIT_CODE = 255  # dockerd's code for a program that ended while nobody looked
 
 
@@ -71,7 +72,28 @@ class Recovery:
             container.become(Status.EXITED)
             self._store.save(container)
             return
-        found = await self._reconnect(live)
+        try:
+            found = await self._reconnect(live)
+        except Unavailable as error:
+            # busy or stopped, but there: its program runs, so nothing may be written down about its end
+            logger.warning("%s: asking again", error)
+            live.stopped = asyncio.get_running_loop().create_future()
+            self._tasks.spawn(self._ask_again(live), f"reconnect {container.id[:12]}")
+            return
+        await self._settle(live, found)
+
+    async def _ask_again(self, live: Live) -> None:
+        while True:
+            await asyncio.sleep(_ASK_AGAIN_S)
+            try:
+                found = await self._reconnect(live)
+            except Unavailable:
+                continue
+            await self._settle(live, found)
+            return
+
+    async def _settle(self, live: Live, found: Shim | ExitStatus | None) -> None:
+        container = live.container
         if isinstance(found, Shim):
             self._adopt(live, found)
             return
@@ -81,8 +103,11 @@ class Recovery:
         await self._lifecycle.record_exit(live, status)
 
     async def _reconnect(self, live: Live) -> Shim | ExitStatus | None:
+        """Errors: Unavailable when a shim is there and does not answer."""
         try:
             return await self._shims.reconnect(live.container.id)
+        except Unavailable:
+            raise
         except (CortenError, OSError) as error:
             logger.warning("the shim of container %s does not answer: %s", live.container.id[:12], error)
             return None
@@ -100,12 +125,18 @@ class Recovery:
         container = live.container
         if not (self._config.exec_root / container.id).is_dir() or container.status in (Status.REMOVING, Status.DEAD):
             return
-        found = await self._reconnect(live)
+        try:
+            found = await self._reconnect(live)
+        except Unavailable as error:
+            logger.warning("%s: its record says that it does not run", error)
+            return
         if isinstance(found, Shim):
             container.become(Status.RUNNING)
             container.state.started_ns = found.started_ns
             self._adopt(live, found)
             self._store.save(container)
+        elif found is not None:
+            await self._shims.forget(container.id)
 
     async def _remove_half_removed(self) -> None:
         for live in self._index:
