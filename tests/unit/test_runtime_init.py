@@ -15,6 +15,7 @@ from corten.runtime import hooks, init, tiny_init
 from corten.runtime.defaults import default_spec
 from corten.runtime.handshake import Channel
 from corten.runtime.init import Init, InitRequest
+from corten.runtime.sources import Sources
 
 
 def request(**fields: Any) -> InitRequest:
@@ -22,20 +23,20 @@ def request(**fields: Any) -> InitRequest:
     spec["linux"].update(fields.pop("linux", {}))
     values: dict[str, Any] = {
         "spec": spec, "container_id": "c", "bundle": "/", "cgroup": None, "new": frozenset({"mount", "pid"}),
-        "joined": frozenset(), "proc": None, "taken": None, "stdio": None, "channel": Channel.pair()[0], **fields,
+        "joined": frozenset(), "proc": None, "taken": Sources(), "stdio": None, "channel": Channel.pair()[0], **fields,
     }  # fmt: skip
     return InitRequest(**values)
 
 
 def names(made: InitRequest) -> list[str]:
-    return [name for name, _ in Init(made)._steps()]
+    return [name for name, _ in Init(made, lambda: None)._steps()]
 
 
 def test_order_of_the_steps() -> None:
     assert names(request()) == [
-        "session", "cgroup", "user namespace", "namespaces", "root file system", "mounts", "devices", "terminal",
-        "user", "sysctl", "mask paths", "seccomp", "hooks", "pivot root", "working directory", "standard streams", "privileges",
-        "exec", "ready", "startContainer hooks", "exec",
+        "session", "cgroup", "join namespaces", "user namespace", "namespaces", "root file system", "mounts", "devices",
+        "terminal", "user", "sysctl", "mask paths", "seccomp", "hooks", "pivot root", "working directory",
+        "standard streams", "privileges", "exec", "ready", "startContainer hooks", "exec",
     ]  # fmt: skip
 
 

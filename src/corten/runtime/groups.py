@@ -26,6 +26,15 @@ _ALWAYS_ALLOWED: list[dict[str, Any]] = [
     )
 ]
 
+# fields whose zero or empty text dockerd and containerd write for "not given", and runc passes over
+_ZERO_IS_UNSET = {
+    "cpu": ("shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"),
+    "memory": ("limit", "reservation", "swap", "kernel", "kernelTCP"),
+    "blockIO": ("weight", "leafWeight"),
+    "pids": ("limit",),
+    "network": ("classID",),
+}
+
 
 def make(path: str, resources: dict[str, Any]) -> Cgroup:
     """The group of a new container.
@@ -39,17 +48,25 @@ def make(path: str, resources: dict[str, Any]) -> Cgroup:
             raise Conflict(f"container's cgroup is not empty: {len(pids)} process(es) found in {present.path}")
         if is_frozen(present):
             raise Conflict(f"container's cgroup unexpectedly frozen: {present.path}")
-    return Cgroup.create(path, _with_default_devices(resources), present.hierarchies)
+    return Cgroup.create(path, normalised(resources), present.hierarchies)
 
 
 def update(cgroup: Cgroup, resources: dict[str, Any]) -> None:
     """Change the limits of a container.  Errors: SystemFailure, InvalidParameter."""
-    cgroup.update(_with_default_devices(resources))
+    cgroup.update(normalised(resources))
 
 
-def _with_default_devices(resources: dict[str, Any]) -> dict[str, Any]:
+def normalised(resources: dict[str, Any]) -> dict[str, Any]:
+    """Without what stands for "not given", and with the devices that are always allowed."""
+    result = dict(resources)
+    for part, names in _ZERO_IS_UNSET.items():
+        fields = result.get(part)
+        if fields:
+            result[part] = {key: value for key, value in fields.items() if value or key not in names}
     rules = resources.get("devices")
-    return resources if rules is None else {**resources, "devices": [*rules, *_ALWAYS_ALLOWED]}
+    if rules is not None:
+        result["devices"] = [*rules, *_ALWAYS_ALLOWED]
+    return result
 
 
 def is_frozen(cgroup: Cgroup) -> bool:

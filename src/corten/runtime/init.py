@@ -33,7 +33,7 @@ class InitRequest:
 
     new:        types of the namespaces that were or are to be made
     joined:     types of the namespaces that were joined
-    taken:      root and bind sources that the parent has opened, None to open them here
+    taken:      root and bind sources, which the parent has opened
     stdio:      descriptors for 0, 1, 2; None with a terminal or to keep the caller's
     keep:       how many descriptors from 3 on the program inherits
     gate:       a listening socket whose first client starts the program, -1 to wait on the channel
@@ -47,7 +47,7 @@ class InitRequest:
     new: frozenset[str]
     joined: frozenset[str]
     proc: HostProc
-    taken: sources.Sources | None
+    taken: sources.Sources
     stdio: tuple[int, int, int] | None
     channel: Channel
     seccomp_cache: str = ""
@@ -116,12 +116,14 @@ def close_others(first: int, needed: tuple[int, ...]) -> None:
 class Init:
     """The child's side of a start."""
 
-    def __init__(self, request: InitRequest) -> None:
+    def __init__(self, request: InitRequest, enter: Callable[[], None]) -> None:
+        """enter: enters the namespaces that are joined and that the clone has not entered."""
         self._request = request
+        self._enter = enter
         self._spec = request.spec
         self._process: dict[str, Any] = request.spec.get("process") or {}
         self._linux: dict[str, Any] = request.spec.get("linux") or {}
-        self._sources = request.taken or sources.Sources()
+        self._sources = request.taken
         self._root = -1
         self._master = -1
         self._slave = -1
@@ -140,6 +142,7 @@ class Init:
         return (
             ("session", self._session),
             ("cgroup", self._join_cgroup),
+            ("join namespaces", self._enter),
             ("user namespace", self._wait_for_parent),
             ("namespaces", self._finish_namespaces),
             *(
@@ -230,8 +233,6 @@ class Init:
 
     # 5
     def _enter_root(self) -> None:
-        if self._request.taken is None:
-            self._sources = sources.take(self._spec, self._request.bundle, lambda: -1)
         self._root = self._sources.root
         rootfs.attach(self._root, sources.root_path(self._spec, self._request.bundle))
 

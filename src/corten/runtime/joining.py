@@ -31,8 +31,12 @@ def needs_helper(joined: Collection[str], new: Collection[str]) -> bool:
     return bool(joined) and ("user" in joined or "user" in new)
 
 
+# what a cloned child runs; it is given a function that enters the namespaces which it has to enter by itself
+Child = Callable[[Callable[[], None]], None]
+
+
 def clone(
-    flags: int, joined: dict[str, str], cgroup_fd: int, child: Callable[[], None], *, sibling: bool = False
+    flags: int, joined: dict[str, str], cgroup_fd: int, child: Child, *, sibling: bool = False
 ) -> tuple[int, int]:
     """Start ``child`` in new namespaces (flags) and existing ones (type -> path): (pid, pidfd) of our own child.
 
@@ -54,7 +58,7 @@ def clone(
 def _clone_directly(
     flags: int,
     cgroup_fd: int,
-    child: Callable[[], None],
+    child: Child,
     pid_namespace: int,
     others: list[tuple[int, int]],
     *,
@@ -64,13 +68,18 @@ def _clone_directly(
     pid_namespace: descriptor of a pid namespace, or of a process in it; -1 for the caller's or a new one
     others:        (descriptor, kinds) that the child enters by itself
     """
+
+    def enter() -> None:
+        for descriptor, kinds in others:
+            kernel.setns(descriptor, kinds)
+
     exit_signal = 0 if sibling else signal.SIGCHLD
     if sibling:
         flags |= kernel.CLONE_PARENT
     with _born_in(pid_namespace):
         pid, pidfd = kernel.clone3(flags, cgroup_fd=cgroup_fd, exit_signal=exit_signal)
         if pid == 0:
-            _run(child, others)
+            _run(child, enter)
     return pid, pidfd
 
 
@@ -95,18 +104,14 @@ def _born_in(pid_namespace: int) -> Iterator[None]:
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
 
 
-def _run(child: Callable[[], None], enter: list[tuple[int, int]]) -> None:
+def _run(child: Child, enter: Callable[[], None]) -> None:
     try:
-        for descriptor, kinds in enter:
-            kernel.setns(descriptor, kinds)
-        child()
+        child(enter)
     finally:
         os._exit(1)
 
 
-def _clone_by_helper(
-    flags: int, cgroup_fd: int, child: Callable[[], None], descriptors: list[tuple[int, int]]
-) -> tuple[int, int]:
+def _clone_by_helper(flags: int, cgroup_fd: int, child: Child, descriptors: list[tuple[int, int]]) -> tuple[int, int]:
     ours, theirs = Channel.pair()
     helper = os.fork()
     if helper == 0:
@@ -120,7 +125,7 @@ def _clone_by_helper(
             pid, pidfd = kernel.clone3(flags | kernel.CLONE_PARENT, cgroup_fd=cgroup_fd, exit_signal=0)
             if pid == 0:
                 theirs.close()
-                _run(child, [])
+                _run(child, lambda: None)
             theirs.send(Message.PID, (pidfd,), pid=pid)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -179,6 +184,8 @@ def exec_process(
             )
             try:
                 return _exec(request, cgroup)
+            except ProcessLookupError:
+                raise SystemFailure("the container is not running", step="exec") from None
             except OSError as error:
                 # version 2: a group with groups below it takes no process; then where the container's init is
                 if error.errno != errno.EBUSY or not cgroup.hierarchies.is_v2:
@@ -217,14 +224,15 @@ def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
     ours, theirs = Channel.pair()
     into = cgroup.open_fd()
 
-    def child() -> None:
+    def child(enter: Callable[[], None]) -> None:
         ours.close()
-        _Exec(request, theirs, cgroup if into < 0 else None).run()
+        _Exec(request, theirs, cgroup if into < 0 else None, enter).run()
 
     try:
         try:
             pid_namespace = request.target if request.differing & kernel.CLONE_NEWPID else -1
-            pid, pidfd = _clone_directly(0, into, child, pid_namespace, [])
+            others = [(request.target, request.differing & ~kernel.CLONE_NEWPID)]
+            pid, pidfd = _clone_directly(0, into, child, pid_namespace, others)
         finally:
             theirs.close()
             if into >= 0:
@@ -266,7 +274,8 @@ def _group_of(pid: int, like: Cgroup) -> Cgroup:
 class _Exec:
     """The child's side of an exec; born in the container's pid namespace, and else still outside."""
 
-    def __init__(self, request: _ExecRequest, channel: Channel, join: Cgroup | None) -> None:
+    def __init__(self, request: _ExecRequest, channel: Channel, join: Cgroup | None, enter: Callable[[], None]) -> None:
+        self._enter_namespaces = enter
         self._request = request
         self._process = request.process
         self._channel = channel
@@ -322,7 +331,7 @@ class _Exec:
         if self._join is not None:
             self._join.join_self()
         scheduling.set_affinity(self._process, "final")
-        kernel.setns(request.target, request.differing & ~kernel.CLONE_NEWPID)
+        self._enter_namespaces()
         namespaces.leave_keys("")
         if request.differing & kernel.CLONE_NEWUSER:
             namespaces.become_root()

@@ -148,7 +148,7 @@ def create(
             new=frozenset(entry["type"] for entry in entries if not entry.get("path")),
             joined=frozenset(joined),
             proc=proc,
-            taken=None,
+            taken=sources.Sources(),
             stdio=stdio,
             channel=theirs,
             seccomp_cache=seccomp_cache,
@@ -199,14 +199,13 @@ class _Birth:
         if "user" in request.new and request.stdio is not None:
             terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
-            if request.in_user_namespace and "mount" in request.new:
+            if "mount" in request.new:
                 request.taken = self._take_sources()
             pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
         finally:
             if into >= 0:
                 os.close(into)
-            if request.taken is not None:
-                request.taken.close()
+            request.taken.close()
         try:
             document, descriptors = self._accompany(pid)
         except BaseException:
@@ -228,9 +227,9 @@ class _Birth:
             times=[(name, duration) for name, duration in document["times"]],
         )
 
-    def _become_init(self) -> None:
+    def _become_init(self, enter: Callable[[], None]) -> None:
         self._channel.close()
-        Init(self._request).run()
+        Init(self._request, enter).run()
 
     def _take_sources(self) -> sources.Sources:
         with idmap.namespace_of(self._linux, self._joined.get("user", "")) as open_namespace:

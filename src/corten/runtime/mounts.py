@@ -7,6 +7,7 @@ openat2 and the detached mount is moved onto that descriptor (CVE-2021-30465, CV
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import Any
@@ -105,6 +106,8 @@ def _bind(root: int, destination: str, source: int) -> None:
     is_directory = stat.S_ISDIR(os.stat(source).st_mode)
     place = _open_destination(root, destination, "bind", directory=is_directory)
     try:
+        if not is_directory and stat.S_ISDIR(os.stat(place).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
         kernel.move_mount(source, place)
     finally:
         os.close(place)
@@ -126,6 +129,8 @@ def _filesystem(root: int, destination: str, kind: str, source: str, options: Mo
             kernel.move_mount(descriptor, place)
         finally:
             os.close(place)
+        if options.set_ & kernel.MOUNT_ATTR_RDONLY:
+            kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_RDONLY)
         if options.set_recursive or options.clear_recursive:
             kernel.mount_setattr(descriptor, set_=options.set_recursive, clear=options.clear_recursive, recursive=True)
         apply_propagation(descriptor, options)
@@ -139,8 +144,8 @@ def _new_filesystem(kind: str, source: str, options: MountOptions, label: str) -
         data = [*data, f"context={label}"]
     if kind == "overlay" and any(len(item) > _LONGEST_OPTION for item in data):
         return _overlay(data, options)
-    # a writable file system takes no data when it is read-only from the start: the mount alone is
-    return kernel.new_filesystem(kind, source, data, options.set_)
+    # writable at first: it may have to be filled
+    return kernel.new_filesystem(kind, source, data, options.set_ & ~kernel.MOUNT_ATTR_RDONLY)
 
 
 def _overlay(data: list[str], options: MountOptions) -> int:
@@ -149,8 +154,9 @@ def _overlay(data: list[str], options: MountOptions) -> int:
     rest = [item for item in data if item.partition("=")[0] not in ("lowerdir", "upperdir", "workdir")]
     lower = values.get("lowerdir", "").split(":")
     descriptor = overlay.overlay_fd(lower, values.get("upperdir"), values.get("workdir"), rest)
-    if options.set_:
-        kernel.mount_setattr(descriptor, set_=options.set_)
+    attributes = options.set_ & ~kernel.MOUNT_ATTR_RDONLY
+    if attributes:
+        kernel.mount_setattr(descriptor, set_=attributes)
     return descriptor
 
 

@@ -148,8 +148,7 @@ def pivot(root: int) -> None:
     """Make ``root`` the process's "/" and let go of the host's file systems (pivot_root(2))."""
     os.fchdir(root)
     kernel.pivot_root(".", ".")
-    # the old root lies over the new one now; nothing that is unmounted here may reach the host
-    kernel.mount("", ".", "", kernel.MS_REC | kernel.MS_SLAVE)
+    # the old root lies over the new one now; it has been private since ``attach``, so the host does not notice
     kernel.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
 

@@ -1,8 +1,9 @@
-"""What the host lends to a container, taken hold of before anything is changed: root and sources of bind mounts.
+"""What the host lends to a container, taken hold of before it is cloned: the root and the sources of bind mounts.
 
 Each path on the host is resolved once, into a detached copy of the mount (open_tree(2)) that already has its
 attributes, its propagation and its id map; from then on only the descriptor counts.  Taken before the mount namespace
-is cut off the host's, a copy keeps its peers, so that "shared" and "slave" mean what they say.
+is cut off the host's, a copy keeps its peers, so that "shared" and "slave" mean what they say; and taken by the parent,
+neither the ids of a user namespace nor a pid namespace stand in the way.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class Log:
         self.debugging: bool = options.debug
 
     def tell(self, level: str, message: str) -> None:
-        if level != "debug" or not self._file:
+        # a caller that keeps a log may have given us the container's standard error
+        if level == "error" or not self._file:
             sys.stderr.write(f"corten-oci: {message}\n")
         if not self._file:
             return
