@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Daemon
+from daemons import Daemon
 
 
 def both(daemon: Daemon, *words: str) -> tuple[str, str]:

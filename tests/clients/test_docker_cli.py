@@ -76,7 +76,8 @@ def test_diff_commit_and_run_the_commit(daemon) -> None:
 
 
 def test_limits_are_set(daemon) -> None:
-    script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
+    first = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max 2>/dev/null"
+    script = f"{first} || cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
     done = daemon.docker("run", "--rm", "-m", "64m", "--pids-limit", "20", "busybox", "sh", "-c", script)
     assert done.stdout.split() == ["67108864", "20"]
 
@@ -84,13 +85,20 @@ def test_limits_are_set(daemon) -> None:
 def test_volumes_keep_data(daemon) -> None:
     daemon.docker("run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo there > /data/f")
     assert daemon.docker("run", "--rm", "-v", "data:/data:ro", "busybox", "cat", "/data/f").stdout == "there\n"
-    assert daemon.docker("run", "--rm", "-v", "data:/data:ro", "busybox", "touch", "/data/x", check=False).returncode != 0
+    assert (
+        daemon.docker("run", "--rm", "-v", "data:/data:ro", "busybox", "touch", "/data/x", check=False).returncode != 0
+    )
     daemon.docker("volume", "rm", "data")
 
 
 def test_stop_restart_and_names(daemon) -> None:
-    daemon.docker("run", "-d", "--name", "first", "busybox", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done")
-    assert "is already in use by container" in daemon.docker("run", "--name", "first", "busybox", "true", check=False).stderr
+    daemon.docker(
+        "run", "-d", "--name", "first", "busybox", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"
+    )
+    assert (
+        "is already in use by container"
+        in daemon.docker("run", "--name", "first", "busybox", "true", check=False).stderr
+    )
     time.sleep(0.3)
     daemon.docker("stop", "-t", "5", "first")
     assert daemon.inspect("first")["State"]["ExitCode"] == 3

@@ -9,9 +9,9 @@ import time
 import pytest
 
 import corten
-from conftest import Daemon
 from corten.client import Client, ProgramFailed
 from corten.errors import Conflict, NotFound
+from daemons import Daemon
 
 
 @pytest.fixture

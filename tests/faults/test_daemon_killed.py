@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from daemons import Daemon
+
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
 
@@ -56,11 +58,9 @@ def test_shim_that_does_not_answer_is_asked_again(fresh_daemon) -> None:
 
 
 def test_second_daemon_on_the_same_data_root_is_refused(fresh_daemon) -> None:
-    from conftest import Daemon
-
-    second = Daemon(fresh_daemon.directory / "second")
-    second.directory.mkdir()
-    second.data_root = fresh_daemon.data_root
+    second = Daemon(fresh_daemon.directory / "second", data_root=fresh_daemon.data_root)
     second.start(check=False)
     assert second.process.wait(10) == 1
     assert "another daemon" in second.log.read_text()
+    assert len(second.log.read_text().splitlines()) == 1
+    assert fresh_daemon.docker("run", "--rm", "busybox", "echo", "fine").stdout == "fine\n"

@@ -1,0 +1,228 @@
+"""Daemons with roots of their own, and the clients to speak with them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import CGROUP_PARENT
+
+BIN = Path(sys.executable).parent
+
+
+class ApiConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float = 60) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Engine:
+    """Something behind a Docker API socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.socket = directory / "api.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def client(self) -> Any:
+        """docker-py's client."""
+        import docker
+
+        return docker.DockerClient(base_url=f"http+unix://{self.socket}", timeout=60)
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, content_type: str = "application/json"
+    ) -> tuple[int, bytes]:
+        """Status and body of one request; ``body`` is bytes, or a document."""
+        connection = ApiConnection(self.socket)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, {"Content-Type": content_type})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def answers(self) -> bool:
+        try:
+            return self.request("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def run(
+        self, command: list[str], *, check: bool = True, timeout: float = 60, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """A client's command against this engine."""
+        environment = {
+            **os.environ,
+            "DOCKER_HOST": self.host,
+            "CORTEN_HOST": self.host,
+            "DOCKER_CONFIG": str(self.directory),
+        }
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            errors="replace",
+            **options,
+        )
+        if check:
+            assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def docker(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """The unmodified docker client."""
+        return self.run(["docker", *arguments], **options)
+
+    def inspect(self, reference: str) -> dict[str, Any]:
+        return json.loads(self.docker("inspect", reference).stdout)[0]
+
+    def import_busybox(self, archive: Path) -> None:
+        done = self.docker("import", "-c", 'CMD ["sh"]', "-c", "ENV PATH=/bin", str(archive), "busybox")
+        assert done.stdout.startswith("sha256:")
+
+    def remove_containers(self) -> None:
+        deadline = time.monotonic() + 15
+        while ids := self.docker("ps", "-aq", "--no-trunc").stdout.split():
+            # one that removes itself at this moment is refused: it is gone at the next look
+            self.docker("rm", "-f", "-v", *ids, check=False)
+            assert time.monotonic() < deadline, f"containers stay: {ids}"
+
+
+class Daemon(Engine):
+    """A cortend."""
+
+    def __init__(self, directory: Path, *flags: str, data_root: Path | None = None) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.flags = flags
+        self.data_root = data_root or directory / "data"
+        self.exec_root = directory / "run"
+        self.pidfile = directory / "pid"
+        self.log = directory / "cortend.log"
+
+    def start(self, *, check: bool = True, timeout_s: float = 15) -> None:
+        command = [
+            str(BIN / "cortend"), "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
+            "-H", self.host, "--pidfile", str(self.pidfile), "--cgroup-parent", CGROUP_PARENT, *self.flags,
+        ]  # fmt: skip
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.answers():
+                return
+            time.sleep(0.02)
+        if check:
+            raise AssertionError(f"the daemon did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(30) == 0, self.log.read_text()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def corten(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Our own client."""
+        return self.run([str(BIN / "corten"), *arguments], **options)
+
+    def state(self) -> dict[str, set[str]]:
+        """What the daemon holds: descriptors by what they are, files of its exec root."""
+        assert self.process is not None
+        files = Path(f"/proc/{self.process.pid}/fd")
+        held = set()
+        counts: dict[str, int] = {}
+        for name in os.listdir(files):
+            try:
+                kind = os.readlink(files / name).partition(":[")[0]
+            except OSError:
+                continue
+            counts[kind] = counts.get(kind, 0) + 1
+            held.add(f"{kind} #{counts[kind]}")
+        return {"descriptors": held, "files": {path.name for path in self.exec_root.iterdir()}}
+
+
+class Dockerd(Engine):
+    """Debian's dockerd with a containerd of its own, as a peer to compare with."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        top = self.directory
+        (top / "containerd.toml").write_text(
+            f'version = 2\nroot = "{top}/croot"\nstate = "{top}/cstate"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{top}/c.sock"\n'
+        )
+        (top / "daemon.json").write_text("{}")
+        self._launch("containerd", "--config", str(top / "containerd.toml"))
+        self._until((top / "c.sock").exists)
+        self._launch(
+            "dockerd", "--containerd", str(top / "c.sock"), "-H", self.host, "--data-root", str(top / "data"),
+            "--exec-root", str(top / "exec"), "--pidfile", str(top / "pid"), "--config-file", str(top / "daemon.json"),
+            "--bridge=none", "--iptables=false", "--ip6tables=false", "--cgroup-parent", f"{CGROUP_PARENT}",
+        )  # fmt: skip
+        self._until(self.answers)
+
+    def _launch(self, *command: str) -> None:
+        with open(self.directory / "log", "ab") as log:
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            )
+
+    def _until(self, check: Any) -> None:
+        deadline = time.monotonic() + 30
+        while not check():
+            dead = [process for process in self._processes if process.poll() is not None]
+            if dead or time.monotonic() > deadline:
+                raise AssertionError(f"dockerd did not start:\n{(self.directory / 'log').read_text()[-3000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+            target = line.split(" ")[4]
+            if target.startswith(f"{self.directory}/"):
+                subprocess.run(["umount", "-l", target], check=False)

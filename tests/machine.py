@@ -1,0 +1,160 @@
+"""What the machine can do, and what of it a test could leave behind."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+BUSYBOX = Path("/bin/busybox") if Path("/bin/busybox").exists() else Path("/usr/bin/busybox")
+IMAGES = Path(os.environ.get("CORTEN_IMAGE_CACHE") or TESTS.parent / ".cache" / "images")
+CGROUPS = Path("/sys/fs/cgroup")
+# containers of daemons that tests start lie below a cgroup of this run: others on the machine do not disturb
+CGROUP_PARENT = f"/corten-test-{os.getpid()}"
+
+
+# -- features ---------------------------------------------------------------------
+
+
+def _mountinfo() -> list[tuple[str, str, str]]:
+    """(mount point, type, options of the file system) of every mount."""
+    rows = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        rows.append((before.split(" ")[4], kind, options))
+    return rows
+
+
+def v1_controllers() -> dict[str, Path]:
+    """Controller -> where its cgroup v1 hierarchy is mounted."""
+    found = {}
+    for target, kind, options in _mountinfo():
+        if kind == "cgroup":
+            found.update(dict.fromkeys(options.split(","), Path(target)))
+    return found
+
+
+def _file_system(name: str) -> bool:
+    known = Path("/proc/filesystems").read_text().split()
+    return name in known or subprocess.run(["modprobe", name], capture_output=True, check=False).returncode == 0
+
+
+def _has_system_call(number: int) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.syscall(number, -1, None, None, 0) >= 0 or ctypes.get_errno() != 38
+
+
+def _mounts_loops() -> bool:
+    return shutil.which("mkfs.ext4") is not None and Path("/dev/loop-control").exists()
+
+
+FEATURES: dict[str, Callable[[], bool]] = {
+    "root": lambda: os.geteuid() == 0,
+    "cgroup1": lambda: "memory" in v1_controllers(),
+    "cgroup2": lambda: any(kind == "cgroup2" for _, kind, _ in _mountinfo()) and "memory" not in v1_controllers(),
+    "blkio": lambda: "blkio" in v1_controllers() or "io" in _words(CGROUPS / "cgroup.controllers"),
+    "overlayfs": lambda: _file_system("overlay"),
+    "openat2": lambda: _has_system_call(437),
+    "loop": _mounts_loops,
+    "busybox": BUSYBOX.exists,
+    "nginx": lambda: (IMAGES / "nginx.tar").exists(),
+    "userns": lambda: Path("/proc/self/ns/user").exists(),
+    "timens": lambda: Path("/proc/self/ns/time").exists(),
+    "docker": lambda: shutil.which("docker") is not None,
+    "dockerd": lambda: shutil.which("dockerd") is not None and shutil.which("containerd") is not None,
+    "skopeo": lambda: shutil.which("skopeo") is not None,
+    "umoci": lambda: shutil.which("umoci") is not None,
+    "docker-py": lambda: importlib.util.find_spec("docker") is not None,
+}
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+# -- what could be left ---------------------------------------------------------------------
+
+
+def _mounts() -> set[str]:
+    """All mounts, but those that others make in directories for temporary files."""
+    ours = f"{tempfile.gettempdir()}/pytest-of-"
+    return {
+        target
+        for target, _, _ in _mountinfo()
+        if target.startswith(ours) or not target.startswith(f"{tempfile.gettempdir()}/")
+    }
+
+
+def _cgroups() -> set[str]:
+    """Groups of containers; the parent that all share stays, and is empty."""
+    found = set()
+    for top in (*CGROUPS.glob(f"*{CGROUP_PARENT}"), *CGROUPS.glob(CGROUP_PARENT[1:])):
+        found.update(str(path) for path in top.glob("*") if path.is_dir())
+    return found
+
+
+def _loops() -> set[str]:
+    return {str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+
+
+def _rules() -> set[str]:
+    if shutil.which("nft") is None:
+        return set()
+    listing = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False)
+    return set(listing.stdout.splitlines())
+
+
+def _processes() -> set[str]:
+    """Processes of containers whose roots are ours: shims and the programs below them."""
+    found = set()
+    marker = CGROUP_PARENT.encode()
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (directory / "cgroup").read_bytes():
+                found.add(f"{directory.name} {(directory / 'comm').read_text().strip()}")
+        except OSError:
+            continue
+    return found
+
+
+def machine_state() -> dict[str, set[str]]:
+    return {
+        "mounts": _mounts(),
+        "links": set(os.listdir("/sys/class/net")),
+        "cgroups": _cgroups(),
+        "loops": _loops(),
+        "rules": _rules(),
+        "processes": _processes(),
+    }
+
+
+def leaked(
+    before: dict[str, set[str]], look: Callable[[], dict[str, set[str]]] = machine_state, wait_s: float = 5.0
+) -> dict[str, set[str]]:
+    """What is there now and was not before; waits a moment for what is on its way out."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        now = look()
+        extra = {key: now[key] - before[key] for key in now if now[key] - before[key]}
+        if not extra or time.monotonic() > deadline:
+            return extra
+        time.sleep(0.05)
+
+
+def remove_cgroup_parent() -> None:
+    """The empty parent of this run's containers, in every hierarchy."""
+    for top in (*CGROUPS.glob(f"*{CGROUP_PARENT}"), *CGROUPS.glob(CGROUP_PARENT[1:])):
+        try:
+            top.rmdir()
+        except OSError as error:
+            raise AssertionError(
+                f"{top} is not empty: {sorted(p.name for p in top.iterdir() if p.is_dir())}"
+            ) from error
