@@ -148,6 +148,9 @@ def test_tmpfs_takes_the_mode_of_the_place_or_its_content(world: World) -> None:
     plain = world.script("stat -c %a /full; ls /full | wc -l")
     plain["mounts"].append(tmpfs("/full"))
     assert world.run(plain).words == ["1770", "0"]
+    absent = world.script("stat -c %a /made")
+    absent["mounts"].append(tmpfs("/made"))
+    assert world.run(absent).words == ["1777"]
     wanted = world.script("stat -c %a /full; cat /full/file")
     wanted["mounts"].append(tmpfs("/full", "tmpcopyup", "mode=700"))
     assert world.run(wanted).words == ["700", "content"]

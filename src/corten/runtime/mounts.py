@@ -120,11 +120,12 @@ def _filesystem(root: int, destination: str, kind: str, source: str, options: Mo
         raise InvalidParameter("only a procfs can be mounted at /proc")
     descriptor = _new_filesystem(kind, source, options, label)
     try:
+        made = kind == "tmpfs" and not _exists(root, destination)
         place = _open_destination(root, destination, kind, directory=True)
         try:
             if kind == "tmpfs" and options.copy_up:
                 _copy_up(place, descriptor, options)
-            elif kind == "tmpfs" and not any(item.startswith("mode=") for item in options.data):
+            elif kind == "tmpfs" and not made and not any(item.startswith("mode=") for item in options.data):
                 _take_over_mode(place, descriptor)
             kernel.move_mount(descriptor, place)
         finally:
@@ -158,6 +159,14 @@ def _overlay(data: list[str], options: MountOptions) -> int:
     if attributes:
         kernel.mount_setattr(descriptor, set_=attributes)
     return descriptor
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.close(paths.open_in_root(root, path, os.O_PATH))
+    except OSError:
+        return False
+    return True
 
 
 def _take_over_mode(place: int, filesystem: int) -> None:
