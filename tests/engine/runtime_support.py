@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corten.cgroup.hierarchy import Hierarchies
 from corten.errors import CortenError
 from corten.runtime import joining, lifecycle, seccomp
 
@@ -174,9 +172,12 @@ class World:
     def __exit__(self, *error: object) -> None:
         for running in self._running:
             running.kill()
-        for directory in Hierarchies.read().directories(self.parent):
-            with contextlib.suppress(FileNotFoundError):
-                directory.rmdir()
+        # in every hierarchy: a runtime that we are compared with may use more of them
+        for directory in [
+            *Path("/sys/fs/cgroup").glob(f"*{self.parent}"),
+            *Path("/sys/fs/cgroup").glob(self.parent[1:]),
+        ]:
+            directory.rmdir()
         if error == (None, None, None):
             assert set(os.listdir("/proc/self/fd")) == self._descriptors, "descriptors are left"
 

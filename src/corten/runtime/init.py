@@ -80,8 +80,8 @@ def reset_signals() -> None:
     for number in range(1, signal.NSIG):
         if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
             with contextlib.suppress(OSError, ValueError):
-                signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def freeze_imports() -> None:
