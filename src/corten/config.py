@@ -25,7 +25,7 @@ class Config:
 
     hosts:             where the API listens: ``unix:///path``, ``fd://``
     shutdown_timeout:  seconds that containers get to end when the daemon stops without live-restore
-    idle_exit:         seconds without containers and clients after which an automatically started daemon leaves, 0 for never
+    idle_exit:         seconds without containers and clients after which a daemon started by a client leaves, 0: never
     """
 
     data_root: Path
@@ -95,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     text("--log-driver", metavar="NAME", help='default driver for container logs (default "json-file")')
     text("--log-opt", action="append", dest="log_opts", metavar="KEY=VALUE", help="default log driver option")
     text("-s", "--storage-driver", metavar="NAME", help="overlay2 or vfs (default: the best that works)")
-    text("--live-restore", action=argparse.BooleanOptionalAction, help="keep containers when the daemon stops (default on)")
+    text(
+        "--live-restore",
+        action=argparse.BooleanOptionalAction,
+        help="keep containers when the daemon stops (default on)",
+    )
     text("--label", action="append", dest="labels", metavar="KEY=VALUE", help="label of this daemon")
     text("--default-ulimit", action="append", dest="default_ulimits", metavar="NAME=SOFT[:HARD]", help="default ulimit")
     text("--default-shm-size", metavar="BYTES", help="default size of /dev/shm (default 64m)")
@@ -135,7 +139,11 @@ def _ulimits(value: Any) -> dict[str, tuple[int, int]]:
     limits: dict[str, tuple[int, int]] = {}
     if isinstance(value, dict):
         for name, limit in value.items():
-            if not isinstance(limit, dict) or not isinstance(limit.get("Soft"), int) or not isinstance(limit.get("Hard"), int):
+            if (
+                not isinstance(limit, dict)
+                or not isinstance(limit.get("Soft"), int)
+                or not isinstance(limit.get("Hard"), int)
+            ):
                 raise InvalidParameter(f"invalid default ulimit {name}: Soft and Hard numbers are needed")
             limits[name] = (limit["Soft"], limit["Hard"])
         return limits
@@ -240,8 +248,8 @@ def load(arguments: list[str]) -> Config:
     both = sorted(set(from_file) & set(given))
     if both:
         raise InvalidParameter(
-            f"unable to configure the daemon with file {path}: the following directives are specified both as a flag and "
-            f"in the configuration file: {', '.join(name.replace('_', '-') for name in both)}"
+            f"unable to configure the daemon with file {path}: the following directives are specified both as a flag "
+            f"and in the configuration file: {', '.join(name.replace('_', '-') for name in both)}"
         )
     data_root, exec_root = default_roots()
     values = {name: _converted(name, value) for name, value in {**from_file, **given}.items()}

@@ -74,7 +74,9 @@ async def _serve(settings: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: logger.info("SIGHUP: nothing of this configuration can change at run time"))
+    loop.add_signal_handler(
+        signal.SIGHUP, lambda: logger.info("SIGHUP: nothing of this configuration can change at run time")
+    )
     try:
         await server.start()
         gc.collect()

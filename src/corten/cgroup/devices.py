@@ -70,7 +70,11 @@ def _access_bits(rule: dict[str, Any]) -> int:
 
 def _matches_all(rule: dict[str, Any]) -> bool:
     numbers = (rule.get("major"), rule.get("minor"))
-    return rule.get("type", "a") in ("a", "", None) and all(number in (None, -1) for number in numbers) and _access_bits(rule) == 7
+    return (
+        rule.get("type", "a") in ("a", "", None)
+        and all(number in (None, -1) for number in numbers)
+        and _access_bits(rule) == 7
+    )
 
 
 def _rule(rule: dict[str, Any]) -> list[bytes]:

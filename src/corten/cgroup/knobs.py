@@ -47,7 +47,9 @@ def _limit(value: int) -> str:
 
 def _v1_throttle(name: str) -> Callable[[Any], Writes]:
     def convert(devices: list[dict[str, int]]) -> Writes:
-        return [(f"blkio.throttle.{name}_device", f"{item['major']}:{item['minor']} {item['rate']}") for item in devices]
+        return [
+            (f"blkio.throttle.{name}_device", f"{item['major']}:{item['minor']} {item['rate']}") for item in devices
+        ]
 
     return convert
 
@@ -106,8 +108,15 @@ KNOBS: tuple[Knob, ...] = (
         lambda value: [("memory.low", "0" if value < 0 else str(value))],
     ),
     Knob("memory.swappiness", ("memory", "memory.swappiness"), None, optional=True),
-    Knob("memory.disableOOMKiller", ("memory", lambda value: [("memory.oom_control", str(int(value)))]), None, optional=True),
-    Knob("pids.limit", ("pids", lambda value: [("pids.max", _limit(value))]), lambda value: [("pids.max", _limit(value))]),
+    Knob(
+        "memory.disableOOMKiller",
+        ("memory", lambda value: [("memory.oom_control", str(int(value)))]),
+        None,
+        optional=True,
+    ),
+    Knob(
+        "pids.limit", ("pids", lambda value: [("pids.max", _limit(value))]), lambda value: [("pids.max", _limit(value))]
+    ),
     Knob(
         "blockIO.weight",
         ("blkio", "blkio.weight"),

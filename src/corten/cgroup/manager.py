@@ -54,7 +54,9 @@ class Cgroup:
             cgroup._set(resources, fresh=True)
         except OSError as error:
             cgroup.delete()
-            raise SystemFailure(f"cannot set up cgroup {cgroup.path}: {error}", step="cgroup", errno=error.errno or 0) from error
+            raise SystemFailure(
+                f"cannot set up cgroup {cgroup.path}: {error}", step="cgroup", errno=error.errno or 0
+            ) from error
         except BaseException:
             cgroup.delete()
             raise
@@ -105,7 +107,9 @@ class Cgroup:
                 control.write_text(f"+{name}")
             except OSError as error:
                 # EBUSY: processes live in this group itself (cgroup-v2.rst, "No Internal Process Constraint")
-                self.warnings.append(f"cgroup controller {name} cannot be enabled in {place}: {(error.strerror or '').lower()}")
+                self.warnings.append(
+                    f"cgroup controller {name} cannot be enabled in {place}: {(error.strerror or '').lower()}"
+                )
 
     def apply(self, pid: int) -> None:
         """Move a process in.  Errors: OSError naming the file."""
@@ -144,14 +148,16 @@ class Cgroup:
             for below, _, _ in os.walk(directory, topdown=False):
                 _remove_directory(Path(below))
 
-    # -- limits ---------------------------------------------------------------------------------------------------------
+    # -- limits --------------------------------------------------------------------------------------------------------
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits of the living group.  Errors: SystemFailure naming the file that refused."""
         try:
             self._set(resources, fresh=False)
         except OSError as error:
-            raise SystemFailure(f"cannot update cgroup {self.path}: {error}", step="cgroup", errno=error.errno or 0) from error
+            raise SystemFailure(
+                f"cannot update cgroup {self.path}: {error}", step="cgroup", errno=error.errno or 0
+            ) from error
 
     def _set(self, resources: dict[str, Any], *, fresh: bool) -> None:
         if self.hierarchies.is_v2:
@@ -213,7 +219,9 @@ class Cgroup:
                 except OSError as error:
                     if error.errno == errno.EBUSY:
                         used = (directory / "memory.usage_in_bytes").read_text().strip()
-                        raise InvalidParameter(f"cannot set memory limit to {value} bytes: {used} bytes are in use") from error
+                        raise InvalidParameter(
+                            f"cannot set memory limit to {value} bytes: {used} bytes are in use"
+                        ) from error
                     raise
 
     def _set_memory_v2(self, memory: dict[str, Any]) -> None:
@@ -266,7 +274,7 @@ class Cgroup:
         for name, text in devices.v1_writes(rules):
             _write(directory / name, text)
 
-    # -- processes ------------------------------------------------------------------------------------------------------
+    # -- processes -----------------------------------------------------------------------------------------------------
 
     def pids(self) -> list[int]:
         """All processes in this group and below."""
@@ -350,7 +358,11 @@ class Cgroup:
 
 def _keyed(file: Path) -> dict[str, int]:
     try:
-        return {key: int(value) for key, _, value in (line.partition(" ") for line in file.read_text().splitlines()) if value}
+        return {
+            key: int(value)
+            for key, _, value in (line.partition(" ") for line in file.read_text().splitlines())
+            if value
+        }
     except (OSError, ValueError):
         return {}
 
@@ -376,6 +388,8 @@ def _remove_directory(directory: Path) -> None:
         except OSError as error:
             if error.errno != errno.EBUSY or attempt == _DELETE_TRIES - 1:
                 raise SystemFailure(
-                    f"cannot remove cgroup {directory}: {(error.strerror or '').lower()}", step="cgroup", errno=error.errno or 0
+                    f"cannot remove cgroup {directory}: {(error.strerror or '').lower()}",
+                    step="cgroup",
+                    errno=error.errno or 0,
                 ) from error
             time.sleep(min(0.001 * (attempt + 1), 0.05))

@@ -66,8 +66,12 @@ def _read_v1(cgroup: Cgroup) -> dict[str, Any]:
         },
         "pids": {"current": _number(pids / "pids.current"), "limit": _number(pids / "pids.max")},
         "blkio": {
-            "bytes": _blkio_v1(blkio / "blkio.throttle.io_service_bytes_recursive", blkio / "blkio.throttle.io_service_bytes"),
-            "operations": _blkio_v1(blkio / "blkio.throttle.io_serviced_recursive", blkio / "blkio.throttle.io_serviced"),
+            "bytes": _blkio_v1(
+                blkio / "blkio.throttle.io_service_bytes_recursive", blkio / "blkio.throttle.io_service_bytes"
+            ),
+            "operations": _blkio_v1(
+                blkio / "blkio.throttle.io_serviced_recursive", blkio / "blkio.throttle.io_serviced"
+            ),
         },
     }
 
@@ -77,7 +81,9 @@ def _blkio_v1(recursive: Path, plain: Path) -> list[dict[str, Any]]:
     for line in (_text(recursive) or _text(plain)).splitlines():
         parts = line.replace(":", " ").split()
         if len(parts) == 4 and parts[3].isdigit():
-            entries.append({"major": int(parts[0]), "minor": int(parts[1]), "op": parts[2].lower(), "value": int(parts[3])})
+            entries.append(
+                {"major": int(parts[0]), "minor": int(parts[1]), "op": parts[2].lower(), "value": int(parts[3])}
+            )
     return entries
 
 
@@ -107,7 +113,12 @@ def _read_v2(cgroup: Cgroup) -> dict[str, Any]:
 
 
 def _blkio_v2(file: Path) -> dict[str, list[dict[str, Any]]]:
-    names = {"rbytes": ("bytes", "read"), "wbytes": ("bytes", "write"), "rios": ("operations", "read"), "wios": ("operations", "write")}
+    names = {
+        "rbytes": ("bytes", "read"),
+        "wbytes": ("bytes", "write"),
+        "rios": ("operations", "read"),
+        "wios": ("operations", "write"),
+    }
     found: dict[str, list[dict[str, Any]]] = {"bytes": [], "operations": []}
     for line in _text(file).splitlines():
         device, _, rest = line.partition(" ")

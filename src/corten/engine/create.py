@@ -21,7 +21,10 @@ _MILLISECOND_NS = 1_000_000
 
 # sysctls that belong to a namespace: any other would change the host (security: CVE-2022-0811)
 _IPC_SYSCTLS = frozenset(
-    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced".split()
+    (
+        "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni "
+        "kernel.shm_rmid_forced"
+    ).split()
 )
 _SYSCTL_NAME = re.compile(r"[a-z0-9_]+([./][A-Za-z0-9_.:-]+)+\Z")
 _CAPABILITY = re.compile(r"[A-Z_]+\Z")
@@ -149,7 +152,8 @@ def check_restart_policy(host_config: HostConfig) -> None:
     policy = host_config.restart_policy
     if policy.name not in ("", "no", "always", "on-failure", "unless-stopped"):
         raise InvalidParameter(
-            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            f"invalid restart policy: unknown policy '{policy.name}'; "
+            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
     if policy.maximum_retry_count < 0:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")

@@ -21,7 +21,7 @@ from corten.engine.preparation import Preparation
 from corten.engine.shims import ShimExec
 from corten.engine.spec import exec_process
 from corten.engine.tasks import Tasks
-from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, NotFound
+from corten.errors import CommandNotFound, Conflict, CortenError, InvalidParameter, NotFound
 
 FORGET_AFTER_S = 300
 
@@ -141,7 +141,7 @@ class Execs:
         return None if ours is None else AttachSession(request.tty, ours)
 
     def _failed(self, instance: Exec, error: CortenError) -> None:
-        code = 127 if isinstance(error, CommandNotFound) else 126 if isinstance(error, CommandNotExecutable) else 126
+        code = 127 if isinstance(error, CommandNotFound) else 126
         self._finish(instance, code)
 
     def _exited(self, instance: Exec, future: asyncio.Future[int]) -> None:

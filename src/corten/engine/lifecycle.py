@@ -85,7 +85,7 @@ class Lifecycle:
     async def start(self, live: Live) -> bool:
         """Run the program; False when it runs already.
 
-        Errors: Conflict (paused, being removed), CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
+        Errors: Conflict (paused, in removal), CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
         """
         async with live.lock:
             status = live.container.status

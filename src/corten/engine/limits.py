@@ -1,6 +1,6 @@
 """Checks of a container's limits, with Docker's wording (Engine API, ``Resources``).
 
-What can never work is refused; what this machine merely lacks becomes a warning and the limit is dropped, as dockerd does.
+What can never work is refused; what this machine merely lacks becomes a warning and is dropped, as by dockerd.
 """
 
 from __future__ import annotations

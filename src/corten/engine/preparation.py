@@ -121,16 +121,17 @@ class Preparation:
         """The host directory behind /dev/shm when the IPC namespace is shared with the host or a container."""
         mode = container.host_config.ipc_mode
         if mode == "host":
-            return "/dev/shm"  # noqa: S108  the host's own
+            return "/dev/shm"
         if mode == "shareable":
             return str(self.shm_directory(container.id))
         if mode.startswith("container:"):
             other = self._index.find(mode.partition(":")[2]).container
             if other.host_config.ipc_mode == "host":
-                return "/dev/shm"  # noqa: S108  the host's own
+                return "/dev/shm"
             if other.host_config.ipc_mode != "shareable":
                 raise Conflict(
-                    f"cannot join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                    f"cannot join IPC of container {other.id}: non-shareable IPC "
+                    "(hint: use IpcMode:shareable for the donor container)"
                 )
             return str(self.shm_directory(other.id))
         return ""

@@ -1,4 +1,4 @@
-"""What a daemon does at its start: find every container again, learn what ended meanwhile, sweep what no record names."""
+"""What a daemon does at its start: find every container again, learn what ended, sweep what no record names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.store import Store
 from corten.engine.tasks import Tasks
 from corten.errors import CortenError, Unavailable
-from corten.linux import mounts, paths
 from corten.linux import mount as kernel_mount
+from corten.linux import mounts, paths
 from corten.snapshot.api import Snapshotter
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Recovery:
         self._lifecycle.on_started(live)
 
     async def _adopt_unrecorded_start(self, live: Live) -> None:
-        """A daemon that died between starting a program and saving it leaves a shim behind a record that says stopped."""
+        """A daemon that died between starting a program and saving it leaves a shim behind a record of one stopped."""
         container = live.container
         if not (self._config.exec_root / container.id).is_dir() or container.status in (Status.REMOVING, Status.DEAD):
             return
@@ -174,10 +174,8 @@ class Recovery:
         roots = (f"{self._config.data_root}/", f"{self._config.exec_root}/shm/")
         for mount in reversed(mounts.read()):
             parts = set(Path(mount.target).parts)
-            if (
-                not mount.target.startswith(roots)
-                or not mount.target.endswith("/merged")
-                and "/shm/" not in mount.target
+            if not mount.target.startswith(roots) or (
+                not mount.target.endswith("/merged") and "/shm/" not in mount.target
             ):
                 continue
             if not parts & running:

@@ -222,14 +222,14 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
 def _shm(container: Container, given: SpecInput) -> dict[str, Any]:
     if given.shm_source:
         return {
-            "destination": "/dev/shm",  # noqa: S108  a mount point inside the container
+            "destination": "/dev/shm",
             "type": "bind",
             "source": given.shm_source,
             "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev"],
         }
     size = container.host_config.shm_size
     return {
-        "destination": "/dev/shm",  # noqa: S108  a mount point inside the container
+        "destination": "/dev/shm",
         "type": "tmpfs",
         "source": "shm",
         "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={size}"],

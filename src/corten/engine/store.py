@@ -1,7 +1,8 @@
 """The engine's state on disk: one SQLite database in WAL mode.
 
 A change is one transaction: complete or absent after a crash.  ``synchronous=NORMAL`` keeps the database consistent
-through a power cut; the last commits before one may be missing, never half there (sqlite.org/pragma.html#pragma_synchronous).
+through a power cut; the last commits before one may be missing, never half there
+(sqlite.org/pragma.html#pragma_synchronous).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, document BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS containers
+    (id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, document BLOB NOT NULL) WITHOUT ROWID;
 """
 
 

@@ -1,6 +1,7 @@
 """Mounts: the classic calls and the descriptor-based ones.
 
-Sources: mount(2), umount(2), pivot_root(2), open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), fsconfig(2), fsmount(2).
+Sources: mount(2), umount(2), pivot_root(2), open_tree(2), move_mount(2), mount_setattr(2), fsopen(2), fsconfig(2),
+fsmount(2).
 """
 
 from __future__ import annotations
@@ -84,7 +85,15 @@ class MountAttr(ctypes.Structure):
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
-    call("mount", encode(source), encode(target), encode(kind) if kind else None, flags, encode(data) if data else None, path=target)
+    call(
+        "mount",
+        encode(source),
+        encode(target),
+        encode(kind) if kind else None,
+        flags,
+        encode(data) if data else None,
+        path=target,
+    )
 
 
 def umount2(target: str, flags: int = 0) -> None:

@@ -36,7 +36,15 @@ def read(pid: str = "self") -> list[MountEntry]:
             kind, source, super_options = right.split(" ", 2)
             entries.append(
                 MountEntry(
-                    int(mount_id), int(parent_id), device, _plain(root), _plain(target), options, kind, _plain(source), super_options
+                    int(mount_id),
+                    int(parent_id),
+                    device,
+                    _plain(root),
+                    _plain(target),
+                    options,
+                    kind,
+                    _plain(source),
+                    super_options,
                 )
             )
     return entries

@@ -1,7 +1,7 @@
 """Overlay mounts, detached or attached.
 
-One ``lowerdir+`` at a time where the kernel takes it (Linux 6.8), so that neither the number of layers nor the length of
-their paths is bound by a page of options; before that one ``lowerdir`` string.
+One ``lowerdir+`` at a time where the kernel takes it (Linux 6.8), so that neither the number of layers nor the length
+of their paths is bound by a page of options; before that one ``lowerdir`` string.
 Source: Documentation/filesystems/overlayfs.rst.
 """
 
@@ -24,7 +24,9 @@ class _Support:
     detached_layers = True
 
 
-def overlay_fd(lower: list[str], upper: str | None, work: str | None, options: list[str], *, read_only: bool = False) -> int:
+def overlay_fd(
+    lower: list[str], upper: str | None, work: str | None, options: list[str], *, read_only: bool = False
+) -> int:
     """A detached overlay mount.
 
     lower: topmost first; without upper the mount is read-only
@@ -107,14 +109,18 @@ def _escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def _mount(lower: list[str], upper: str | None, work: str | None, options: list[str], attributes: int, *, appended: bool) -> int:
+def _mount(
+    lower: list[str], upper: str | None, work: str | None, options: list[str], attributes: int, *, appended: bool
+) -> int:
     settings = [f"lowerdir+={path}" for path in lower] if appended else [f"lowerdir={':'.join(map(_escape, lower))}"]
     if upper is not None and work is not None:
         settings += [f"upperdir={upper}", f"workdir={work}"]
     return kernel.new_filesystem("overlay", "overlay", settings + options, attributes)
 
 
-def overlay_mount(target: str, lower: list[str], upper: str | None, work: str | None, options: list[str], *, read_only: bool = False) -> None:
+def overlay_mount(
+    target: str, lower: list[str], upper: str | None, work: str | None, options: list[str], *, read_only: bool = False
+) -> None:
     """Attach an overlay at ``target``."""
     descriptor = overlay_fd(lower, upper, work, options, read_only=read_only)
     try:

@@ -6,6 +6,7 @@ between check and use.  Needs Linux 5.6.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -119,14 +120,9 @@ def create_file_in_root(root: int, path: str, mode: int = 0o644) -> int:
     parent, name = split(path)
     directory = mkdirs_in_root(root, parent)
     try:
-        try:
-            os.close(
-                os.open(
-                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory
-                )
-            )
-        except FileExistsError:
-            pass
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(name, flags, mode, dir_fd=directory))
     finally:
         os.close(directory)
     return open_in_root(root, path, os.O_PATH)

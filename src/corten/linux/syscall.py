@@ -1,4 +1,4 @@
-"""The way into the kernel: ``syscall(2)`` and libc through ctypes, errors as ``OSError`` that name the call and the path."""
+"""The way into the kernel: ``syscall(2)`` and libc through ctypes, errors as ``OSError`` that name call and path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _BY_ARCHITECTURE = {
 }  # fmt: skip
 _COMMON = {
     "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
-    "fspick": 433, "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "pidfd_getfd": 438, "mount_setattr": 442,
+    "fspick": 433, "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "pidfd_getfd": 438,
+    "mount_setattr": 442,
 }  # fmt: skip
 NUMBERS: dict[str, int] = {**_COMMON, **_BY_ARCHITECTURE.get(ARCHITECTURE, _BY_ARCHITECTURE["x86_64"])}
 
