@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.dev
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name 'init-*' 2>/dev/null)
 WORKERS ?= 2
 
-.PHONY: help run test test-unit test-engine test-clients test-faults types check bench images clean
+.PHONY: help run test test-unit test-engine test-clients test-faults check bench images clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,6 +33,7 @@ run: $(RUN_STAMP) ## set everything up and run a first container
 
 test: $(DEV_STAMP) ## set everything up and run all tests
 	tools/install-packages test
+	tests/images/build-images nginx
 	$(BIN)/pytest -q -n $(WORKERS) $(PYTEST_ARGS) tests/unit
 	@# what looks at the machine's mounts and cgroups runs alone
 	$(BIN)/pytest -q $(PYTEST_ARGS) tests/engine tests/clients tests/faults
@@ -46,15 +47,12 @@ test-engine: $(DEV_STAMP) ## tests against the real kernel, as root
 
 test-clients: $(DEV_STAMP) ## unmodified clients against a real daemon
 	tools/install-packages test
+	tests/images/build-images nginx
 	$(BIN)/pytest $(PYTEST_ARGS) tests/clients
 
 test-faults: $(DEV_STAMP) ## crashes, full disks, hostile input
 	tools/install-packages test
 	$(BIN)/pytest $(PYTEST_ARGS) tests/faults
-
-types: $(DEV_STAMP) ## types and import directions
-	$(BIN)/mypy
-	$(BIN)/pytest -q tests/unit/test_layers.py
 
 check: $(DEV_STAMP) ## lint, format, types, import directions
 	$(BIN)/ruff format --check .

@@ -1,11 +1,11 @@
-"""Layers as overlayfs directories, in Docker's layout::
+"""Layers as overlayfs directories, in Docker's layout:
 
-    overlay2/<id>/diff        a layer's own files
-    overlay2/<id>/link        its short name; overlay2/l/<short> -> ../<id>/diff
-    overlay2/<id>/lower       the short names of the layers below, nearest first
-    overlay2/<id>/work        scratch space of the kernel
-    overlay2/<id>/committed   present once the layer is complete
-    overlay2/<id>-init        a container's init layer; overlay2/<container id>/merged is its root while it runs
+overlay2/<id>/diff        a layer's own files
+overlay2/<id>/link        its short name; overlay2/l/<short> -> ../<id>/diff
+overlay2/<id>/lower       the short names of the layers below, nearest first
+overlay2/<id>/work        scratch space of the kernel
+overlay2/<id>/committed   present once the layer is complete
+overlay2/<id>-init        a container's init layer; overlay2/<container id>/merged is its root while it runs
 """
 
 from __future__ import annotations
