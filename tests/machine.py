@@ -64,6 +64,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "overlayfs": lambda: _file_system("overlay"),
     "openat2": lambda: _has_system_call(437),
     "loop": _mounts_loops,
+    "unified": lambda: any(kind == "cgroup2" for _, kind, _ in _mountinfo()),
     "busybox": BUSYBOX.exists,
     "nginx": lambda: (IMAGES / "nginx.tar").exists(),
     "userns": lambda: Path("/proc/self/ns/user").exists(),

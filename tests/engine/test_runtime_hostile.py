@@ -82,7 +82,7 @@ def test_a_waiting_container_shows_an_interpreter_that_cannot_be_written(tmp_pat
 
 
 def test_who_enters_cannot_be_looked_at(world: World) -> None:
-    """During 30 execs a process of the container, root there, tries to open what belongs to those who come in."""
+    """During 80 execs a process of the container, root there, tries to open what belongs to those who come in."""
     # what opens may be the program already: a leak is one only if it is not even afterwards
     script = """
         entering() { case $(cat $1/comm 2>/dev/null) in *python*|*pytest*) return 0;; esac; return 1; }
@@ -97,7 +97,7 @@ def test_who_enters_cannot_be_looked_at(world: World) -> None:
         done; done"""
     running = world.start(world.script(script))
     assert running.output.line() == "up"
-    for _ in range(30):
+    for _ in range(80):
         world.execute(running, "true")
     os.kill(running.init.pid, signal.SIGKILL)
     text = running.wait().text

@@ -59,7 +59,8 @@ def program(rules: list[dict[str, Any]]) -> bytes:
     for rule in reversed(rules):
         code += _rule(rule)
         if _matches_all(rule):
-            break
+            # the kernel refuses instructions that are never reached
+            return b"".join(code)
     code += [_instruction(0xB7, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]  # r0 = 0; exit
     return b"".join(code)
 
