@@ -22,6 +22,7 @@ from corten.linux import process as kernel
 from corten.runtime import groups, hooks, joining, lifecycle, sources, spec_check
 from corten.runtime.defaults import default_spec
 from corten.runtime.oci import console, reports
+from corten.runtime.oci.documents import process_of_exec, resources_of, signal_number
 from corten.runtime.state import ContainerState, StateDirectory, Status, document, require, start_ticks
 
 _WALL = 0x40000000
@@ -255,7 +256,7 @@ class Operations:
         if status != Status.PAUSED or not options.ignore_paused:
             require("exec", status)
         spec = self._states.spec(options.id)
-        process = self._process_of_exec(spec)
+        process = process_of_exec(self._options, spec)
         self._check_console(process, detached=options.detach)
         made = joining.exec_process(
             state.pid,
@@ -273,42 +274,6 @@ class Operations:
             return 0
         return console.follow(made.pid, made.pidfd, made.console_fd)
 
-    def _process_of_exec(self, spec: dict[str, Any]) -> dict[str, Any]:
-        options = self._options
-        if options.process:
-            try:
-                with open(options.process) as file:
-                    process: dict[str, Any] = json.load(file)
-            except ValueError as error:
-                raise InvalidParameter(f"{options.process}: invalid JSON: {error}") from error
-            return process
-        arguments = options.args[1:] if options.args[:1] == ["--"] else options.args
-        if not arguments:
-            raise InvalidParameter("process args cannot be empty")
-        process = {**(spec.get("process") or {}), "args": arguments, "terminal": options.tty}
-        process.pop("consoleSize", None)
-        process["env"] = [*(process.get("env") or []), *options.env]
-        if options.cwd:
-            process["cwd"] = options.cwd
-        if options.user:
-            user, _, group = options.user.partition(":")
-            if not user.isdigit() or (group and not group.isdigit()):
-                raise InvalidParameter(f"--user {options.user}: numbers are needed")
-            process["user"] = {"uid": int(user), "gid": int(group or 0)}
-        if options.additional_gids:
-            process["user"] = {**(process.get("user") or {}), "additionalGids": options.additional_gids}
-        if options.cap:
-            sets = process.get("capabilities") or {}
-            kinds = ("bounding", "effective", "permitted")
-            process["capabilities"] = {**sets, **{kind: [*(sets.get(kind) or []), *options.cap] for kind in kinds}}
-        if options.no_new_privs:
-            process["noNewPrivileges"] = True
-        if options.apparmor:
-            process["apparmorProfile"] = options.apparmor
-        if options.process_label:
-            process["selinuxLabel"] = options.process_label
-        return process
-
     # -- limits and processes ---------------------------------------------------------------------------------------
 
     def _cgroup(self, operation: str) -> Cgroup:
@@ -325,51 +290,12 @@ class Operations:
         return 0
 
     def do_update(self) -> int:
-        resources = self._resources()
+        resources = resources_of(self._options)
         cgroup = self._cgroup("update")
         groups.update(cgroup, resources)
         for warning in cgroup.warnings:
             self._tell("warning", warning)
         return 0
-
-    def _resources(self) -> dict[str, Any]:
-        options = self._options
-        if options.resources:
-            try:
-                if options.resources == "-":
-                    given: Any = json.load(sys.stdin)
-                else:
-                    with open(options.resources) as file:
-                        given = json.load(file)
-            except ValueError as error:
-                raise InvalidParameter(f"{options.resources}: invalid JSON: {error}") from error
-            spec_check.check_resources(given)
-            resources: dict[str, Any] = given
-            return resources
-        wanted = {
-            "memory": {
-                "limit": options.memory,
-                "swap": options.memory_swap,
-                "reservation": options.memory_reservation,
-            },
-            "cpu": {
-                "period": options.cpu_period,
-                "quota": options.cpu_quota,
-                "burst": options.cpu_burst,
-                "realtimePeriod": options.cpu_rt_period,
-                "realtimeRuntime": options.cpu_rt_runtime,
-                "shares": options.cpu_share,
-                "idle": options.cpu_idle,
-                "cpus": options.cpuset_cpus or None,
-                "mems": options.cpuset_mems or None,
-            },
-            "pids": {"limit": options.pids_limit},
-            "blockIO": {"weight": options.blkio_weight},
-        }
-        present = {
-            name: {key: value for key, value in fields.items() if value is not None} for name, fields in wanted.items()
-        }
-        return {name: fields for name, fields in present.items() if fields}
 
     def do_ps(self) -> int:
         found = reports.processes(Cgroup(self._states.load(self._options.id).cgroup_path))
@@ -427,18 +353,3 @@ class Operations:
     def do_features(self) -> int:
         self._print(json.dumps(reports.features(), indent=2))
         return 0
-
-
-def signal_number(text: str) -> int:
-    """KILL, SIGKILL, 9 or SIGRTMIN+3 -> number.  Errors: InvalidParameter."""
-    name = text.upper().removeprefix("SIG")
-    if name.isdigit() and 0 <= int(name) < signal.NSIG:
-        return int(name)
-    for base, sign, first in (("RTMIN+", 1, signal.SIGRTMIN), ("RTMAX-", -1, signal.SIGRTMAX)):
-        offset = name.removeprefix(base)
-        if name.startswith(base) and offset.isdigit() and int(offset) <= signal.SIGRTMAX - signal.SIGRTMIN:
-            return first + sign * int(offset)
-    try:
-        return int(signal.Signals[f"SIG{name}"])
-    except KeyError:
-        raise InvalidParameter(f"unknown signal {text!r}") from None
