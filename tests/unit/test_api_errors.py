@@ -47,9 +47,8 @@ def test_not_modified_has_no_body():
 
 def test_messages_tell_what_was_said_on_purpose():
     assert message_of(errors.Conflict("in use")) == "in use"
-    assert (
-        message_of(OSError(28, "No space left on device", "/secret/path")) == "internal error: No space left on device"
-    )
+    assert message_of(OSError(28, "No space left on device", "/secret/path")) == "no space left on device"
+    assert message_of(OSError(20, "Not a directory", "/secret/path")) == "internal error: Not a directory"
     assert message_of(KeyError("secret")) == "internal error: KeyError"
 
 

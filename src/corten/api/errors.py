@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from types import MappingProxyType
 
@@ -28,6 +29,9 @@ STATUS: MappingProxyType[type[errors.CortenError], int] = MappingProxyType(
     }
 )
 
+# the machine has run out of something: the owner can mend that, and no code is at fault
+_EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EIO})
+
 
 def status_of(error: Exception) -> int:
     """The status of the nearest kind in the table; 500 for what is none of them."""
@@ -44,6 +48,8 @@ def message_of(error: Exception) -> str:
     if isinstance(error, errors.CortenError):
         return error.message or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
+        if error.errno in _EXHAUSTED:
+            return error.strerror.lower()
         return f"internal error: {error.strerror}"
     return f"internal error: {type(error).__name__}"
 

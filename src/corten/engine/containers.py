@@ -416,7 +416,7 @@ class Containers:
                 raise Conflict(f"cannot remove container {container.name}: it is still running")
             if container.status is not Status.REMOVING:
                 container.become(Status.REMOVING)
-            self._store.save(container)
+            self._store.record(container)  # removing is what makes room on a full disk
             self._health.forget(container.id)
             self._statistics.forget(container.id)
             for attach in live.pending:
@@ -428,7 +428,7 @@ class Containers:
                     await run_blocking(self._volumes.remove_anonymous, container.mount_points)
             except (CortenError, OSError):
                 container.become(Status.DEAD)
-                self._store.save(container)
+                self._store.record(container)
                 raise
             self._store.remove(container.id)
             self._index.drop(live)

@@ -105,13 +105,16 @@ class Lifecycle:
         container = live.container
         state = container.state
         try:
+            if not self._store.is_saved(container):
+                # the last exit was kept until it would be recorded
+                await self._shims.forget(container.id)
             shim = await self._launch(live)
-        except CortenError as error:
+        except (CortenError, OSError) as error:
             state.exit_code = next((code for kind, code in _START_EXIT_CODES if isinstance(error, kind)), 128)
-            state.error = error.message
+            state.error = error.message if isinstance(error, CortenError) else (error.strerror or str(error)).lower()
             if state.status is Status.RESTARTING:
                 container.become(Status.EXITED)
-            self._store.save(container)
+            self._store.record(container)
             for attach in live.pending:
                 attach.stream.close()
             live.pending.clear()
@@ -127,7 +130,7 @@ class Lifecycle:
         state.pid, state.started_ns = shim.pid, shim.started_ns
         state.error, state.exit_code, state.oom_killed = "", 0, False
         state.stopped_by_user = False
-        self._store.save(container)
+        self._store.record(container)
         self.watch(live, shim)
         self.publish(live, "start")
         self.on_started(live)
@@ -234,9 +237,9 @@ class Lifecycle:
             await self._release_mounts(live)
             restart = self._wants_restart(live)
             container.become(Status.RESTARTING if restart else Status.EXITED)
-            self._store.save(container)
-            # only now: a daemon that is killed before finds the exit again
-            await self._shims.forget(container.id)
+            if self._store.record(container):
+                # only now: a daemon that is killed before finds the exit again
+                await self._shims.forget(container.id)
             self.on_stopped(live)
             if status.oom_killed:
                 self.publish(live, "oom")
@@ -282,7 +285,7 @@ class Lifecycle:
             live.container.state.restart_count += 1
             try:
                 await self._start(live)
-            except CortenError as error:
+            except (CortenError, OSError) as error:
                 logger.warning("restart of container %s failed: %s", live.container.id[:12], error)
 
     def _cancel_backoff(self, live: Live) -> None:
@@ -301,7 +304,7 @@ class Lifecycle:
         stop_signal = parse_signal(container.config.stop_signal or "SIGTERM")
         if number in (SIGKILL, stop_signal):
             container.state.stopped_by_user = True
-            self._store.save(container)
+            self._store.record(container)
         stopped = live.stopped
         await self._signal(live, number)
         self.publish(live, "kill", signal=str(number))
@@ -338,7 +341,7 @@ class Lifecycle:
                 if container.status is Status.RESTARTING:
                     container.state.stopped_by_user = True
                     container.become(Status.EXITED)
-                    self._store.save(container)
+                    self._store.record(container)
                     self._finish_run(live, restarting=False)
                     return True
         stopped = live.stopped
@@ -350,7 +353,7 @@ class Lifecycle:
                 container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_STOP_TIMEOUT_S
             )
         container.state.stopped_by_user = True
-        self._store.save(container)
+        self._store.record(container)
         if container.status is Status.PAUSED:
             await self.resume(live, quiet=True)
         await self._signal(live, number)
@@ -384,7 +387,7 @@ class Lifecycle:
                 raise Conflict(f"Container {container.id} is not running")
             await live.shim.pause()
             container.become(Status.PAUSED)
-            self._store.save(container)
+            self._store.record(container)
             self.publish(live, "pause")
 
     async def resume(self, live: Live, *, quiet: bool = False) -> None:
@@ -396,7 +399,7 @@ class Lifecycle:
                 raise Conflict(f"Container {container.id} is not paused")
             await live.shim.resume()
             container.become(Status.RUNNING)
-            self._store.save(container)
+            self._store.record(container)
             self.publish(live, "unpause")
 
     async def shut_down(self, lives: list[Live], timeout_s: float) -> None:
@@ -408,7 +411,7 @@ class Lifecycle:
         for live in running:
             # a stop by the daemon is no stop by the user: the policy applies at the next start
             live.container.state.stopped_by_user = False
-            self._store.save(live.container)
+            self._store.record(live.container)
 
 
 def wants_restart(container: Container, *, at_boot: bool = False) -> bool:

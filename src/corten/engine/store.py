@@ -62,6 +62,7 @@ class Store:
         except sqlite3.Error as error:
             raise SystemFailure(f"cannot open the state database {path}: {error}", step="open state") from error
         self._encode = msgspec.json.Encoder().encode
+        self._unsaved: dict[str, Container] = {}
         self._decode = msgspec.json.Decoder(Container).decode
 
     def _check_version(self, path: Path) -> None:
@@ -86,6 +87,33 @@ class Store:
 
     def save(self, container: Container) -> None:
         """Insert or replace.  Errors: SystemFailure when the disk refuses."""
+        self._write(container)
+        self._unsaved.pop(container.id, None)
+        while self._unsaved:
+            other = next(iter(self._unsaved.values()))
+            try:
+                self._write(other)
+            except SystemFailure:
+                return
+            del self._unsaved[other.id]
+
+    def record(self, container: Container) -> bool:
+        """Save what has happened and cannot be taken back: a full disk must not keep a program from being stopped.
+
+        Whether it was saved; if not, it is logged and written together with the next record that the disk takes.
+        """
+        try:
+            self.save(container)
+        except SystemFailure as error:
+            logger.error("%s: it is tried again later", error)
+            self._unsaved[container.id] = container
+            return False
+        return True
+
+    def is_saved(self, container: Container) -> bool:
+        return container.id not in self._unsaved
+
+    def _write(self, container: Container) -> None:
         try:
             self.connection.execute(
                 "INSERT INTO containers VALUES (?, ?, ?) "
@@ -96,10 +124,12 @@ class Store:
             raise SystemFailure(f"cannot save container {container.id}: {error}", step="save state") from error
 
     def remove(self, container_id: str) -> None:
+        """Errors: SystemFailure when the disk refuses."""
         try:
             self.connection.execute("DELETE FROM containers WHERE id=?", (container_id,))
         except sqlite3.Error as error:
             raise SystemFailure(f"cannot forget container {container_id}: {error}", step="save state") from error
+        self._unsaved.pop(container_id, None)
 
     def close(self) -> None:
         self.connection.close()
