@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from corten.config import Config
-from corten.dockerapi.container import ContainerCreate, ContainerUpdate, LogConfig
+from corten.dockerapi.container import ContainerCreate, ContainerUpdate, HostConfig, LogConfig
 from corten.dockerapi.queries import AttachQuery, LogQuery
 from corten.engine import archive, create, filters, inspect, stats, top
 from corten.engine.container import Container, Status
@@ -116,7 +116,7 @@ class Containers:
         )
         create.check_config(config)
         warnings = create.check_host_config(host, self._machine, frozenset(self._facts.capabilities))
-        validate_log_config(host.log_config.type, host.log_config.config)
+        self._check_named(host)
         container_id = new_id()
         container = Container(
             id=container_id,
@@ -132,9 +132,6 @@ class Containers:
             config.hostname = os.uname().nodename
         config.hostname = config.hostname or container_id[:12]
         self._preparation.security(container)
-        for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
-            if mode.startswith("container:"):
-                self._index.find(mode.partition(":")[2])
         container.mount_points = self._mount_points(container)
         container.log_path = log_path(host.log_config.type, self._preparation.directory(container_id), container_id)
         live = Live(container)
@@ -147,6 +144,16 @@ class Containers:
             raise
         self._lifecycle.publish(live, "create")
         return {"Id": container_id, "Warnings": warnings}
+
+    def _check_named(self, host: HostConfig) -> None:
+        """What a request names besides its image is there: NotFound is the image's alone, clients pull it then."""
+        try:
+            validate_log_config(host.log_config.type, host.log_config.config)
+            for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
+                if mode.startswith("container:"):
+                    self._index.find(mode.partition(":")[2])
+        except NotFound as error:
+            raise InvalidParameter(error.message) from None
 
     def _free_name(self) -> str:
         attempt = 0

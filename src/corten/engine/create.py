@@ -53,15 +53,16 @@ def parse_signal(text: str) -> int:
 
 
 def merge_environment(base: list[str], given: list[str]) -> list[str]:
-    """Image environment first, overridden by what the client gave.  Errors: InvalidParameter for "=x"."""
+    """What the client gave, then what only the image has, as dockerd lists them.  Errors: InvalidParameter for "=x"."""
     merged: dict[str, str | None] = {}
-    for item in [*base, *given]:
+    for number, item in enumerate([*given, *base]):
         name, equals, value = item.partition("=")
         if not name:
             raise InvalidParameter(f"invalid environment variable: {item}")
         if "\0" in item:
             raise InvalidParameter("invalid environment variable: it contains a NUL byte")
-        merged[name] = value if equals else None
+        if number < len(given) or name not in merged:
+            merged[name] = value if equals else None
     return [name if value is None else f"{name}={value}" for name, value in merged.items()]
 
 

@@ -12,7 +12,7 @@ from corten.api.routes.containers import terminal_size
 from corten.api.routing import change, get
 from corten.dockerapi import frames
 from corten.dockerapi.container import ExecCreate, ExecStart
-from corten.errors import CommandNotExecutable, CommandNotFound
+from corten.errors import InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
@@ -31,7 +31,7 @@ async def start(engine: Engine, request: Request) -> Reply:
     exec_id = request.params["id"]
     try:
         session = await engine.execs.start(exec_id, options)
-    except (CommandNotFound, CommandNotExecutable) as error:
+    except (InvalidParameter, SystemFailure) as error:
         if options.detach:
             raise
         # as with dockerd: clients have a stream by now, print what it says and ask for the exit code afterwards
