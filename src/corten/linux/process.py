@@ -83,6 +83,16 @@ class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
+def default_library_signals() -> None:
+    """Default dispositions of signals 32 and 33, which the C library keeps to itself and lets nobody else touch.
+
+    A parent may have left them ignored (``make`` does), and what is ignored survives execve (rt_sigaction(2)).
+    """
+    nothing = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
+    for number in (32, 33):
+        call("rt_sigaction", number, ctypes.create_string_buffer(nothing, 32), None, 8)
+
+
 def unshare(flags: int) -> None:
     call("unshare", flags)
 

@@ -17,13 +17,15 @@ _BY_ARCHITECTURE = {
     "x86_64": {
         "pivot_root": 155, "mount": 165, "umount2": 166, "sethostname": 170, "setdomainname": 171, "unshare": 272,
         "setns": 308, "syncfs": 306, "renameat2": 316, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126,
-        "prctl": 157, "keyctl": 250, "fstatfs": 138, "ioprio_set": 251, "personality": 135, "clone": 56,
+        "prctl": 157, "rt_sigaction": 13,
+        "keyctl": 250, "fstatfs": 138, "ioprio_set": 251, "personality": 135, "clone": 56,
         "sched_setattr": 314, "set_mempolicy": 238,
     },
     "aarch64": {
         "pivot_root": 41, "mount": 40, "umount2": 39, "sethostname": 161, "setdomainname": 162, "unshare": 97,
         "setns": 268, "syncfs": 267, "renameat2": 276, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91,
-        "prctl": 167, "keyctl": 219, "fstatfs": 44, "ioprio_set": 30, "personality": 92, "clone": 220,
+        "prctl": 167, "rt_sigaction": 134,
+        "keyctl": 219, "fstatfs": 44, "ioprio_set": 30, "personality": 92, "clone": 220,
         "sched_setattr": 274, "set_mempolicy": 237,
     },
 }  # fmt: skip

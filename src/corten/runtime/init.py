@@ -81,6 +81,7 @@ def reset_signals() -> None:
         if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
             with contextlib.suppress(OSError, ValueError):
                 _signal.signal(number, _signal.SIG_DFL)
+    kernel.default_library_signals()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
