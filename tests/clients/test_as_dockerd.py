@@ -239,7 +239,7 @@ def seen(daemon: Daemon, dockerd: Dockerd):
     for engine in (dockerd, daemon):
         engine.docker(
             "run", "-d", "--name", "seen", "-l", "kind=test", "-v", "seen-data:/data", "-e", "A=b", "-m", "64m",
-            "busybox", "sh", "-c", "echo x > /made; rm /etc/group; echo one; echo two >&2; exec sleep 1000",
+            "busybox", "sh", "-c", "echo x > /made; rm /etc/group; echo one; sleep 0.2; echo two >&2; exec sleep 1000",
         )  # fmt: skip
         for _ in range(200):
             if len(engine.docker("logs", "seen").stderr) > 2:
