@@ -5,8 +5,12 @@ Source: cgroups(7); Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import functools
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from corten.linux import user_namespace
 
 V1_CONTROLLERS = (
     "memory",
@@ -42,6 +46,11 @@ class Hierarchies:
         return bool(self.unified) and "memory" not in self.v1 and "cpu" not in self.v1
 
     @classmethod
+    def here(cls) -> Hierarchies:
+        """This host's, read once: a process sees the mounts of its start, and so do those that it forks."""
+        return _here()
+
+    @classmethod
     def read(cls, mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
         v1: dict[str, str] = {}
         unified = ""
@@ -50,6 +59,8 @@ class Hierarchies:
                 left, _, right = line.rstrip("\n").partition(" - ")
                 kind, _, super_options = right.split(" ", 2)
                 target = left.split(" ")[4]
+                if not _is_usable(target):
+                    continue
                 if kind == "cgroup2" and not unified:
                     unified = target
                 elif kind == "cgroup":
@@ -60,5 +71,19 @@ class Hierarchies:
 
     def directories(self, path: str) -> list[Path]:
         """The directories that a cgroup ``path`` has here, each once."""
-        roots = [self.unified] if self.is_v2 else list(dict.fromkeys(self.v1.values()))
-        return [Path(root + path) for root in roots]
+        return [Path(place) for place in self.places(path)]
+
+    def places(self, path: str) -> list[str]:
+        """``directories`` as text: a start is quicker without objects for them."""
+        roots = [self.unified] if self.is_v2 else dict.fromkeys(self.v1.values())
+        return [root + path for root in roots]
+
+
+def _is_usable(target: str) -> bool:
+    """In a user namespace only what was delegated to the user: groups of others cannot be used for anything."""
+    return user_namespace.is_initial() or os.access(target, os.W_OK)
+
+
+@functools.cache
+def _here() -> Hierarchies:
+    return Hierarchies.read()

@@ -66,7 +66,12 @@ def _v1_weight_devices(devices: list[dict[str, int]]) -> Writes:
 
 
 def _v2_weight_devices(devices: list[dict[str, int]]) -> Writes:
-    return [("io.weight", f"{item['major']}:{item['minor']} {blkio_to_io_weight(item['weight'])}") for item in devices]
+    """A weight of 0 lifts the rule."""
+
+    def shown(weight: int) -> str:
+        return str(blkio_to_io_weight(weight)) if weight else "default"
+
+    return [("io.weight", f"{item['major']}:{item['minor']} {shown(item['weight'])}") for item in devices]
 
 
 def _v1_hugepages(limits: list[dict[str, Any]]) -> Writes:

@@ -9,20 +9,23 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from corten.cgroup import devices
 from corten.cgroup.hierarchy import Hierarchies
-from corten.cgroup.knobs import KNOBS, value_at, writes
+from corten.cgroup.limits import read, set_limits, write
+from corten.cgroup.systemd import Placeholder
 from corten.errors import InvalidParameter, SystemFailure
+from corten.linux import user_namespace
 
 logger = logging.getLogger(__name__)
 
 _DELETE_TRIES = 60
 _FREEZE_TRIES = 200
+_FREEZE_S = 10
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
 
 
@@ -36,9 +39,10 @@ class Cgroup:
         self.path = os.path.normpath("/" + path.lstrip("/"))
         if self.path == "/":
             raise InvalidParameter("invalid cgroup path '/': a container needs a cgroup of its own")
-        self.hierarchies = hierarchies or Hierarchies.read()
+        self.hierarchies = hierarchies or Hierarchies.here()
         self.warnings: list[str] = []
-        self._device_program = -1
+        self.placeholder: Placeholder | None = None  # of a new scope of systemd's
+        self._refused: dict[str, str] = {}  # controller -> why it is not passed down to this group
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -51,12 +55,10 @@ class Cgroup:
         cgroup = cls(path, hierarchies)
         try:
             cgroup._make()
-            cgroup._set(resources, fresh=True)
+            set_limits(cgroup, resources)
         except OSError as error:
             cgroup.delete()
-            raise SystemFailure(
-                f"cannot set up cgroup {cgroup.path}: {error}", step="cgroup", errno=error.errno or 0
-            ) from error
+            raise cgroup._failure("set up", error) from error
         except BaseException:
             cgroup.delete()
             raise
@@ -73,22 +75,17 @@ class Cgroup:
         if self.hierarchies.is_v2:
             self._make_v2()
             return
-        for directory in self.hierarchies.directories(self.path):
-            directory.mkdir(parents=True, exist_ok=True)
-        cpuset = self.directory("cpuset")
-        if cpuset is not None:
-            self._inherit_cpuset(cpuset)
-
-    def _inherit_cpuset(self, directory: Path) -> None:
-        """A version 1 cpuset starts empty and takes no process: copy the parent's, from the top down."""
-        root = Path(self.hierarchies.v1["cpuset"])
-        for level in [*reversed(directory.relative_to(root).parents), directory.relative_to(root)]:
-            place = root / level
-            if place == root:
-                continue
+        for place in self.hierarchies.places(self.path):
+            try:
+                os.mkdir(place)
+            except FileExistsError:
+                pass
+            except FileNotFoundError:
+                os.makedirs(place, exist_ok=True)
+        cpuset = self.hierarchies.v1.get("cpuset")
+        if cpuset:
             for name in ("cpuset.cpus", "cpuset.mems"):
-                if not (place / name).read_text().strip():
-                    (place / name).write_text((place.parent / name).read_text())
+                _inherit(cpuset, self.path, name)
 
     def _make_v2(self) -> None:
         root = Path(self.hierarchies.unified)
@@ -97,19 +94,39 @@ class Cgroup:
             self._enable_controllers(place)
             place = place / part
             place.mkdir(exist_ok=True)
+        self._pass_nothing_down(place)
+
+    def _pass_nothing_down(self, place: Path) -> None:
+        """A group that was somebody's parent takes processes again when the groups below it are gone."""
+        control = place / "cgroup.subtree_control"
+        enabled = control.read_text().split()
+        if enabled:
+            with contextlib.suppress(OSError):
+                control.write_text(" ".join(f"-{name}" for name in enabled))
 
     def _enable_controllers(self, place: Path) -> None:
+        """Pass the controllers of a group down to the groups below it; one that cannot is remembered."""
         available = set((place / "cgroup.controllers").read_text().split())
         control = place / "cgroup.subtree_control"
         missing = [name for name in _V2_CONTROLLERS if name in available - set(control.read_text().split())]
+        if not missing:
+            return
+        try:
+            control.write_text(" ".join(f"+{name}" for name in missing))
+            return
+        except OSError as error:
+            if error.errno == errno.EBUSY and (place / "cgroup.procs").read_text():
+                # cgroup-v2.rst, "No Internal Process Constraint".  Some controllers could be enabled by themselves, but
+                # then the group is a threaded domain, and those below it take no process at all
+                why = f"processes live in {place} itself: move them into a group below it"
+                self._refused.update(dict.fromkeys(missing, why))
+                return
+        # all or nothing is the kernel's rule for one write: find out which it is
         for name in missing:
             try:
                 control.write_text(f"+{name}")
             except OSError as error:
-                # EBUSY: processes live in this group itself (cgroup-v2.rst, "No Internal Process Constraint")
-                self.warnings.append(
-                    f"cgroup controller {name} cannot be enabled in {place}: {(error.strerror or '').lower()}"
-                )
+                self._refused[name] = f"{control}: {(error.strerror or '').lower()}"
 
     def apply(self, pid: int) -> None:
         """Move a process in.  Errors: OSError naming the file."""
@@ -121,9 +138,9 @@ class Cgroup:
 
         Writing 0 moves the writer without the kernel's lock over all thread groups where the kernel has that path.
         """
-        for directory in self.hierarchies.directories(self.path):
-            name = "cgroup.procs" if self.hierarchies.is_v2 else "tasks"
-            descriptor = os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC)
+        name = "cgroup.procs" if self.hierarchies.is_v2 else "tasks"
+        for place in self.hierarchies.places(self.path):
+            descriptor = os.open(f"{place}/{name}", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, b"0")
             finally:
@@ -136,7 +153,7 @@ class Cgroup:
         return os.open(self.hierarchies.unified + self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def exists(self) -> bool:
-        return any(directory.is_dir() for directory in self.hierarchies.directories(self.path))
+        return any(map(os.path.isdir, self.hierarchies.places(self.path)))
 
     def delete(self) -> None:
         """Remove the group and the groups below it.
@@ -153,126 +170,17 @@ class Cgroup:
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits of the living group.  Errors: SystemFailure naming the file that refused."""
         try:
-            self._set(resources, fresh=False)
+            set_limits(self, resources)
         except OSError as error:
-            raise SystemFailure(
-                f"cannot update cgroup {self.path}: {error}", step="cgroup", errno=error.errno or 0
-            ) from error
+            raise self._failure("update", error) from error
 
-    def _set(self, resources: dict[str, Any], *, fresh: bool) -> None:
-        if self.hierarchies.is_v2:
-            self._set_memory_v2(resources.get("memory") or {})
-            self._set_quota_v2(resources.get("cpu") or {})
-        else:
-            self._set_memory_v1(resources.get("memory") or {})
-            self._set_quota_v1(resources.get("cpu") or {})
-        for knob in KNOBS:
-            value = value_at(resources, knob.field)
-            if value is not None and value != []:
-                self._turn(knob.field, knob.v1, knob.v2, value, optional=knob.optional)
-        rules = resources.get("devices")
-        if rules is not None:
-            self._set_devices(rules, fresh=fresh)
-
-    def _turn(self, field: str, v1: Any, v2: Any, value: Any, *, optional: bool) -> None:
-        if self.hierarchies.is_v2:
-            directory, target = self.directory(""), v2
-        else:
-            controller, target = v1 if v1 is not None else ("", None)
-            directory = self.directory(controller) if controller else None
-        if target is None or directory is None:
-            if optional:
-                self.warnings.append(f"{field} is not supported by this host's cgroups: discarded")
-                return
-            raise InvalidParameter(f"{field} is not supported by this host's cgroups")
-        for name, text in writes(target, value):
-            if "/" in name or name.startswith("."):
-                raise InvalidParameter(f"invalid cgroup file name '{name}'")
-            try:
-                _write(directory / name, text)
-            except OSError as error:
-                if not optional or error.errno not in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                self.warnings.append(f"{field} is not supported by this kernel: discarded")
-
-    def _set_memory_v1(self, memory: dict[str, Any]) -> None:
-        limit, swap = memory.get("limit"), memory.get("swap")
-        if limit is None and swap is None:
-            return
-        directory = self.directory("memory")
-        if directory is None:
-            raise InvalidParameter("memory limits are not supported by this host: the memory controller is missing")
-        limit_file, swap_file = directory / "memory.limit_in_bytes", directory / "memory.memsw.limit_in_bytes"
-        if swap is not None and not swap_file.exists():
-            if swap > 0 and limit is not None and swap != limit * 2:
-                self.warnings.append("swap limits are not supported by this kernel: memory is limited without swap")
-            swap = None
-        # the kernel keeps limit <= limit with swap: raise the outer one first, lower it last
-        present = int(limit_file.read_text())
-        order = [(swap_file, swap), (limit_file, limit)]
-        if limit is None or (limit != -1 and limit <= present):
-            order.reverse()
-        for file, value in order:
-            if value is not None:
-                try:
-                    _write(file, str(value))
-                except OSError as error:
-                    if error.errno == errno.EBUSY:
-                        used = (directory / "memory.usage_in_bytes").read_text().strip()
-                        raise InvalidParameter(
-                            f"cannot set memory limit to {value} bytes: {used} bytes are in use"
-                        ) from error
-                    raise
-
-    def _set_memory_v2(self, memory: dict[str, Any]) -> None:
-        limit, swap = memory.get("limit"), memory.get("swap")
-        directory = Path(self.hierarchies.unified + self.path)
-        if swap is not None and swap != 0:
-            if swap > 0 and limit is None:
-                raise InvalidParameter("a swap limit needs a memory limit")
-            text = "max" if swap < 0 else str(swap - (limit or 0))
-            if (directory / "memory.swap.max").exists():
-                _write(directory / "memory.swap.max", text)
-            elif swap > 0 and limit is not None and swap != limit * 2:
-                self.warnings.append("swap limits are not supported by this kernel: memory is limited without swap")
-        if limit is not None:
-            _write(directory / "memory.max", "max" if limit < 0 else str(limit))
-
-    def _set_quota_v1(self, cpu: dict[str, Any]) -> None:
-        directory = self.directory("cpu")
-        if directory is None or (cpu.get("quota") is None and cpu.get("period") is None):
-            return
-        if cpu.get("period"):
-            try:
-                _write(directory / "cpu.cfs_period_us", str(cpu["period"]))
-            except OSError as error:
-                # a longer period with the old quota can break the parent's bound: quota first then
-                if error.errno != errno.EINVAL or not cpu.get("quota"):
-                    raise
-                _write(directory / "cpu.cfs_quota_us", str(cpu["quota"]))
-                _write(directory / "cpu.cfs_period_us", str(cpu["period"]))
-        if cpu.get("quota"):
-            _write(directory / "cpu.cfs_quota_us", str(cpu["quota"]))
-
-    def _set_quota_v2(self, cpu: dict[str, Any]) -> None:
-        quota, period = cpu.get("quota"), cpu.get("period")
-        if quota is None and period is None:
-            return
-        file = Path(self.hierarchies.unified + self.path) / "cpu.max"
-        present_quota, _, present_period = file.read_text().strip().partition(" ")
-        quota_text = present_quota if quota is None else ("max" if quota <= 0 else str(quota))
-        _write(file, f"{quota_text} {period or present_period}")
-
-    def _set_devices(self, rules: list[dict[str, Any]], *, fresh: bool) -> None:
-        if self.hierarchies.is_v2:
-            devices.attach_program(self.hierarchies.unified + self.path, rules)
-            return
-        directory = self.directory("devices")
-        if directory is None:
-            self.warnings.append("the devices controller is missing: device rules are not enforced")
-            return
-        for name, text in devices.v1_writes(rules):
-            _write(directory / name, text)
+    def _failure(self, what: str, error: OSError) -> SystemFailure:
+        text = f"cannot {what} cgroup {self.path}: {error}"
+        if error.errno == errno.ENOENT:
+            controller = os.path.basename(str(error.filename or "")).partition(".")[0]
+            if controller in self._refused:
+                text += f" (the controller {controller} is not enabled: {self._refused[controller]})"
+        return SystemFailure(text, step="cgroup", errno=error.errno or 0)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
@@ -301,34 +209,48 @@ class Cgroup:
             return
         directory = self._freezer()
         for _ in range(_FREEZE_TRIES):
-            _write(directory / "freezer.state", "FROZEN")
+            write(directory / "freezer.state", "FROZEN")
             if (directory / "freezer.state").read_text().strip() == "FROZEN":
                 return
             time.sleep(0.002)  # v1 has no notification; a fork in flight delays it
-        _write(directory / "freezer.state", "THAWED")
+        write(directory / "freezer.state", "THAWED")
         raise SystemFailure(f"cannot freeze cgroup {self.path}: it does not come to rest", step="freeze")
 
     def thaw(self) -> None:
         if self.hierarchies.is_v2:
             self._set_frozen_v2(False)
         else:
-            _write(self._freezer() / "freezer.state", "THAWED")
+            write(self._freezer() / "freezer.state", "THAWED")
 
     def _freezer(self) -> Path:
         directory = self.directory("freezer")
         if directory is None:
-            raise SystemFailure("cannot pause: the freezer controller is missing on this host", step="freeze")
+            why = "" if user_namespace.is_initial() else ": no control groups are delegated to this user"
+            raise SystemFailure(f"cannot pause: the freezer controller is missing on this host{why}", step="freeze")
         return directory
 
     def _set_frozen_v2(self, frozen: bool) -> None:
         directory = Path(self.hierarchies.unified + self.path)
-        _write(directory / "cgroup.freeze", "1" if frozen else "0")
-        wanted = f"frozen {int(frozen)}"
-        for _ in range(_FREEZE_TRIES):
-            if wanted in (directory / "cgroup.events").read_text():
+        wanted = f"frozen {int(frozen)}".encode()
+        events = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            write(directory / "cgroup.freeze", str(int(frozen)))
+            poller = select.poll()
+            poller.register(events, select.POLLPRI)
+            deadline = time.monotonic() + _FREEZE_S
+            # the kernel wakes who polls the file whenever its content changes after it was read
+            while wanted not in os.pread(events, 4096, 0):
+                if not poller.poll(max(deadline - time.monotonic(), 0) * 1000) and time.monotonic() >= deadline:
+                    break
+            else:
                 return
-            time.sleep(0.002)
-        raise SystemFailure(f"cannot {'freeze' if frozen else 'thaw'} cgroup {self.path}", step="freeze")
+        finally:
+            os.close(events)
+        if frozen:
+            write(directory / "cgroup.freeze", "0")
+        raise SystemFailure(
+            f"cannot {'freeze' if frozen else 'thaw'} cgroup {self.path}: it does not come to rest", step="freeze"
+        )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to every process; with SIGKILL nothing escapes by forking."""
@@ -367,15 +289,14 @@ def _keyed(file: Path) -> dict[str, int]:
         return {}
 
 
-def _write(file: Path, text: str) -> None:
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, f"write {text!r}: {(error.strerror or '').lower()}", str(file)) from error
+def _inherit(root: str, path: str, name: str) -> str:
+    """A version 1 cpuset starts empty and takes no process: one that is empty gets its parent's ``name``.  Its text."""
+    file = f"{root}{path}/{name}"
+    text = read(file)
+    if not text.strip() and path != "/":
+        text = _inherit(root, os.path.dirname(path), name)
+        write(file, text)
+    return text
 
 
 def _remove_directory(directory: Path) -> None:

@@ -12,11 +12,20 @@ _CLOCK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
 
 def _text(file: Path) -> str:
+    """ "" when it cannot be read."""
     try:
-        with open(file) as opened:
-            return opened.read()
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+        return b"".join(pieces).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
 
 
 def _number(file: Path, default: int = 0) -> int:

@@ -16,20 +16,25 @@ from corten.image.extract import ExtractOptions, Extractor
 from corten.image.pipes import chunks_of
 from corten.image.tarstream import TarReader
 from corten.image.treewalk import TreeWriter, walk
+from corten.linux.subids import Translation
+from corten.linux.user_namespace import Rights
 
 
-def tar_tree(dir_fd: int, name: str, arcname: str, *, one_file_system: bool = False) -> Iterator[bytes]:
+def tar_tree(
+    dir_fd: int, name: str, arcname: str, *, one_file_system: bool = False, ids: Translation | None = None
+) -> Iterator[bytes]:
     """The file or tree ``name`` in the directory ``dir_fd`` as a tar, in pieces.
 
     name:     one name, never followed when it is a link; "." is the directory itself
     arcname:  how the top member is called; "" leaves it out and names what is below relative to it; with "/" all names
               begin with a slash, as Docker's clients expect of a container's root
     one_file_system: leave out what is inside other file systems mounted below
+    ids: of the user namespace whose owners the archive is to have
     Errors:   FileNotFoundError when ``name`` is not there; what vanishes while it is read is left out.
     """
     top = os.dup(dir_fd)
     try:
-        writer = TreeWriter(top)
+        writer = TreeWriter(top, ids)
         try:
             status = os.stat(name, dir_fd=top, follow_symlinks=False)
             path = b"" if name in (".", "") else os.fsencode(name)
@@ -50,20 +55,23 @@ def untar_into(
     *,
     no_overwrite_dir_non_dir: bool = False,
     owner: tuple[int, int] | None = None,
+    ids: Translation | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> int:
     """Unpack a tar in any compression below the directory ``dir_fd``; the number of members.
 
     owner: (uid, gid) for everything instead of the archive's owners
+    ids:   as ``ExtractOptions.ids``
     Errors: InvalidParameter and DataLoss (bad archive), Conflict (no_overwrite_dir_non_dir),
             SystemFailure (no space).
     """
     _, plain = decompressed(chunks_of(stream), limits)
-    privileged = os.geteuid() == 0
+    rights = Rights.here()
     options = ExtractOptions(
-        chown=privileged,
+        chown=rights.owners,
         owner=owner,
-        devices=privileged,
+        ids=ids,
+        devices=rights.devices,
         no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
         keep_root=True,
         keep_space=False,

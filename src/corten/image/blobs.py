@@ -31,9 +31,10 @@ class Blobs:
         # a digest that is none must never become a path
         return self._root.joinpath(*split_digest(parse_digest(digest)))
 
-    def put(self, content: bytes, digest: Digest | None = None) -> Digest:
+    def put(self, content: bytes, digest: Digest | None = None, *, durable: bool = True) -> Digest:
         """Store ``content``; the digest, computed when none is promised.
 
+        durable: it outlives a power cut; without that it may be lost then, which is found out when it is read
         Errors: DataLoss when it is not what ``digest`` says; OSError as is.
         """
         actual = digest_of(content, split_digest(digest)[0] if digest else "sha256")
@@ -47,12 +48,26 @@ class Blobs:
             with open(temporary, "xb", opener=_private) as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.rename(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         return actual
+
+    def make_durable(self, digest: str) -> None:
+        """What was put without waiting for the disk is there for good now.  Errors: OSError."""
+        descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def restore(self, content: bytes, digest: str) -> None:
+        """Put content in the place of what was damaged.  Errors: DataLoss when it is not what ``digest`` says."""
+        self.delete(digest)
+        self.put(content, parse_digest(digest))
 
     def get(self, digest: str) -> bytes:
         """The content, checked.  Errors: NotFound, DataLoss (changed on disk)."""
@@ -78,21 +93,32 @@ class Blobs:
         with contextlib.suppress(FileNotFoundError):
             self._path(digest).unlink()
 
-    def sweep(self, used: set[str], *, older_than_s: float = 0.0) -> int:
-        """Remove what is not in ``used``, and what an interrupted write left; bytes freed."""
-        freed = 0
+    def unused(self, used: set[str], *, older_than_s: float = 0.0) -> list[str]:
+        """What is not in ``used``, and what an interrupted write left ("sha256:.new-…")."""
+        found = []
         limit = time.time() - older_than_s
         for algorithm in self._root.iterdir():
             for path in algorithm.iterdir():
-                digest = f"{algorithm.name}:{path.name}"
-                if digest in used and is_digest(digest):
+                name = f"{algorithm.name}:{path.name}"
+                if name in used and is_digest(name):
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    if status.st_mtime <= limit:
-                        path.unlink()
-                        freed += status.st_size
-        return freed
+                    if path.stat().st_mtime <= limit:
+                        found.append(name)
+        return sorted(found)
+
+    def remove(self, name: str) -> int:
+        """Remove what ``unused`` named; bytes freed."""
+        path = self._root.joinpath(*name.split(":", 1))
+        with contextlib.suppress(FileNotFoundError):
+            size = path.stat().st_size
+            path.unlink()
+            return size
+        return 0
+
+    def sweep(self, used: set[str], *, older_than_s: float = 0.0) -> int:
+        """Remove what is ``unused``; bytes freed."""
+        return sum(self.remove(name) for name in self.unused(used, older_than_s=older_than_s))
 
 
 def _private(path: str, flags: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ class Image:
 
     id: "sha256:<hex>", the digest of the config; config: the OCI image config; layers: snapshot ids, base first
     tags: familiar names ("busybox:latest"); digests: "busybox@sha256:…"; size: bytes of all layers
+    damage: what was lost of it, "" for nothing: such an image can be listed and removed, and not used
     """
 
     id: str
@@ -36,6 +36,7 @@ class Image:
     size: int
     parent: str
     layer_sizes: tuple[int, ...]
+    damage: str = ""
 
 
 class Catalog:
@@ -101,31 +102,33 @@ class Catalog:
 
     def all(self) -> list[Image]:
         """Every image, in no order."""
-        found = []
-        for record in self._metadata.images():
-            with contextlib.suppress(NotFound):
-                found.append(self.view(record))
-        return found
+        return [self.view(record) for record in self._metadata.images()]
 
     def view(self, record: ImageRecord) -> Image:
-        """The image of a record.  Errors: NotFound when its config was lost."""
+        """The image of a record, damaged ones included."""
         if self._views.get(record.id) is record:
             return self._images[record.id]
         known = self._images.get(record.id)
-        layers = [self.layer(key) for key in record.layers]
+        config, damage = (known.config, "") if known else self._config(record.id)
+        found = [self._metadata.layer(key) for key in record.layers]
+        layers = [layer for layer in found if layer is not None]
+        if len(layers) != len(found):
+            damage = "some of its layers are not recorded"
         image = Image(
             id=record.id,
-            config=known.config if known else self._config(record.id),
+            config=config,
             layers=tuple(layer.snapshot for layer in layers),
             tags=tuple(reference.parse(name).familiar for name in record.tags),
             digests=tuple(reference.parse(name).familiar for name in record.digests),
             size=sum(layer.size for layer in layers),
             parent=record.parent if self._metadata.image(record.parent) else "",
             layer_sizes=tuple(layer.size for layer in layers),
+            damage=damage,
         )
-        with self._viewing:
-            self._images[record.id] = image
-            self._views[record.id] = record
+        if not damage:
+            with self._viewing:
+                self._images[record.id] = image
+                self._views[record.id] = record
         return image
 
     def layer(self, key: str) -> Layer:
@@ -135,12 +138,13 @@ class Catalog:
             raise NotFound(f"layer {key} is missing")
         return layer
 
-    def _config(self, image_id: str) -> dict[str, Any]:
+    def _config(self, image_id: str) -> tuple[dict[str, Any], str]:
+        """(config, why there is none)."""
         try:
-            return image_config.parse_config(self._blobs.get(image_id))
+            return image_config.parse_config(self._blobs.get(image_id)), ""
         except CortenError as error:
             logger.warning("image %s cannot be used: %s", image_id, error)
-            raise NotFound(f"No such image: {image_id} ({error})") from error
+            return {}, str(error)
 
     def forget(self) -> None:
         """Drop views of images that are gone."""

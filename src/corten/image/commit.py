@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from corten.image.layers import Layers, Staged
 from corten.image.metadata import Layer
 from corten.image.pipes import iterated
 from corten.image.register import NewImage, Registrar, Session
+from corten.linux.user_namespace import Rights
 from corten.oci import config as image_config
 from corten.oci.config import encode_config
 from corten.oci.platform import from_document
@@ -61,7 +61,7 @@ class CommitWanted:
     ) -> NewImage:
         """below: the base image's layers, base first.  Errors: InvalidParameter (too many layers), SystemFailure."""
         parent = below[-1] if below else None
-        staged = self._stage(layers, parent)
+        staged = stage_changes(layers, self.container_id, parent)
         stack = list(below)
         if staged.stats.entries:
             stack.append(registrar.place(session, staged, parent))
@@ -71,14 +71,6 @@ class CommitWanted:
             session.hold(layer)
         document = self._document(base, stack, empty=not staged.stats.entries)
         return NewImage(encode_config(document), tuple(stack), (name,) if name else (), parent=base_id)
-
-    def _stage(self, layers: Layers, parent: Layer | None) -> Staged:
-        snapshotter = layers.snapshotter
-        if snapshotter.overlay_whiteouts:
-            tar = overlay_tar(snapshotter.upper_path(self.container_id), privileged=os.geteuid() == 0)
-        else:
-            tar = changes_tar(snapshotter.upper_path(self.container_id), snapshotter.changes(self.container_id))
-        return layers.stage(iterated(tar), parent)
 
     def _document(self, base: dict[str, Any], stack: list[Layer], *, empty: bool) -> dict[str, Any]:
         created = image_config.now()
@@ -98,3 +90,14 @@ class CommitWanted:
             step["empty_layer"] = True
         document["history"] = [*image_config.history(base), step]
         return document
+
+
+def stage_changes(layers: Layers, container_id: str, parent: Layer | None) -> Staged:
+    """What a container changed as a layer that is staged on ``parent``.  Errors: SystemFailure."""
+    snapshotter = layers.snapshotter
+    upper = snapshotter.upper_path(container_id)
+    if snapshotter.overlay_whiteouts:
+        tar = overlay_tar(upper, Rights.here())
+    else:
+        tar = changes_tar(upper, snapshotter.changes(container_id))
+    return layers.stage(iterated(tar), parent)

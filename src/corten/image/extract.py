@@ -19,6 +19,7 @@ from corten.image.extract_parts import Later, bounded_time, entry_error, umask, 
 from corten.image.tarheader import TarEntry, shown
 from corten.image.tarstream import TarReader
 from corten.linux import paths
+from corten.linux.subids import Translation
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 16
@@ -41,6 +42,7 @@ class ExtractOptions:
     keep_root: a member "." does not change the root directory itself
     new_tree: the root is an empty directory of our own, whose inherited group and modes are known
     keep_space: stop before the file system is full
+    ids: the archive's owners are those of a user namespace; the caller makes files as its root (making_files_as)
     """
 
     chown: bool = True
@@ -50,6 +52,7 @@ class ExtractOptions:
     keep_root: bool = False
     new_tree: bool = False
     keep_space: bool = True
+    ids: Translation | None = None
     max_entries: int = 4_000_000
 
 
@@ -69,7 +72,8 @@ class Extractor:
         self._extra_mode = umask() | 0o7000
         # a set-group-id directory would give its group to what is made below: then every owner is set
         self._inherits = not options.new_tree or bool(os.fstat(root_fd).st_mode & stat.S_ISGID)
-        self._me = (os.geteuid(), os.getegid())
+        # new files belong to the calling thread's ids: those of the root of ``ids`` when there are some
+        self._me = options.ids.outside(0, 0) if options.ids is not None else (os.geteuid(), os.getegid())
         self._kinds = {
             header.REGULAR: self._regular,
             header.DIRECTORY: self._directory,
@@ -160,7 +164,7 @@ class Extractor:
             descriptor = self._open_directory(base, above)
             try:
                 if self._options.chown:
-                    os.fchown(descriptor, *(owner or (0, 0)))
+                    os.fchown(descriptor, *(owner or self._owner(0, 0)))
                 os.fchmod(descriptor, _IMPLIED_MODE)
             finally:
                 os.close(descriptor)
@@ -184,6 +188,12 @@ class Extractor:
             paths.remove_tree(directory, os.fsdecode(base))
         else:
             os.unlink(base, dir_fd=directory)
+
+    def _owner(self, uid: int, gid: int) -> tuple[int, int]:
+        """Whom a member belongs to here.  Errors: OSError for an id that does not exist here."""
+        if self._options.owner is not None:
+            return self._options.owner
+        return self._options.ids.outside(uid, gid) if self._options.ids is not None else (uid, gid)
 
     # -- members ------------------------------------------------------------------------------------------------------
 
@@ -221,7 +231,7 @@ class Extractor:
 
     def _directory_metadata(self, descriptor: int, entry: TarEntry, path: bytes) -> None:
         if self._options.chown:
-            os.fchown(descriptor, *(self._options.owner or (entry.uid, entry.gid)))
+            os.fchown(descriptor, *self._owner(entry.uid, entry.gid))
         os.fchmod(descriptor, entry.mode)
         if entry.mode & stat.S_ISGID:
             self._inherits = True
@@ -281,7 +291,7 @@ class Extractor:
     def _file_metadata(self, descriptor: int, entry: TarEntry) -> None:
         mode = entry.mode
         if self._options.chown:
-            owner = self._options.owner or (entry.uid, entry.gid)
+            owner = self._owner(entry.uid, entry.gid)
             if owner != self._me or self._inherits:
                 os.fchown(descriptor, *owner)
         # chown clears set-id bits and capabilities: mode and attributes come after it
@@ -346,7 +356,7 @@ class Extractor:
 
     def _node_metadata(self, entry: TarEntry, directory: int, base: bytes) -> None:
         """For what cannot be opened: links, devices, FIFOs."""
-        owner = self._options.owner or (entry.uid, entry.gid)
+        owner = self._owner(entry.uid, entry.gid)
         chown = self._options.chown and (owner != self._me or self._inherits)
         chmod = entry.kind != header.SYMLINK and bool(entry.mode & self._extra_mode or self._inherits)
         if chown or chmod or entry.xattrs:

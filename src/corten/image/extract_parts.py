@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from corten.errors import CortenError, InvalidParameter, SystemFailure
 from corten.image.tarheader import shown
+from corten.linux import user_namespace
 
 _HOLE = 1 << 16  # a run of zeros this long becomes a hole
 _ZEROS = bytes(_HOLE)
@@ -100,6 +101,8 @@ def entry_error(name: bytes, error: OSError) -> CortenError:
     """What an operating system error at a member means for the caller."""
     code = error.errno or 0
     text = os.strerror(code).lower() if code else str(error)
+    if code == errno.EINVAL and not user_namespace.is_initial():
+        text += f" (only {user_namespace.mapped('uid')} user ids are mapped here)"
     if code in _FULL:
         return SystemFailure(f"{text}: {shown(name)}", step="extract", errno=code)
     if code in _MACHINE or code == errno.EPERM or code == errno.EACCES:

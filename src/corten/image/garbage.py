@@ -33,6 +33,7 @@ class Garbage:
             unused = [layers[key] for key in layers.keys() - self._marked(layers)]
             if not unused:
                 return []
+            self._snapshotter.moving.update(layer.snapshot for layer in unused)
             with self._metadata.change() as change:
                 for layer in unused:
                     change.remove_layer(layer.key)
@@ -63,27 +64,35 @@ class Garbage:
         """Snapshots below containers, also of images that were removed by force."""
         used: set[str] = set()
         for snapshot in self._snapshotter.ids():
-            if snapshot.endswith("-init") or not self._snapshotter.is_container(snapshot):
-                continue
-            for path in self._snapshotter.data(snapshot).get("LowerDir", "").split(":"):
-                # …/<id>/diff; a directory of the host is kept by the image that shows it
-                used.add(os.path.basename(os.path.dirname(path)))
+            if not snapshot.endswith("-init") and self._snapshotter.is_container(snapshot):
+                used |= self.below(snapshot)
         return used
+
+    def below(self, container_id: str) -> set[str]:
+        """Snapshots that a container stands on, none where layers are whole copies."""
+        lower = self._snapshotter.data(container_id).get("LowerDir", "")
+        # …/<id>/diff; a directory of the host is kept by the image that shows it
+        return {os.path.basename(os.path.dirname(path)) for path in lower.split(":")}
 
     def _discard(self, snapshot: str) -> None:
         try:
             self._snapshotter.discard(snapshot)
         except (OSError, CortenError) as error:
+            self._snapshotter.moving.discard(snapshot)
             logger.warning("layer %s could not be removed and stays until the next start: %s", snapshot, error)
 
     def sweep_blobs(self, *, older_than_s: float = 0.0) -> int:
         """Remove configs and manifests that no image names; bytes freed."""
         with self._metadata.lock:
-            used: set[str] = set()
-            for image in self._metadata.images():
-                used.add(image.id)
-                used.update(name.partition("@")[2] for name in image.digests)
-            return self._blobs.sweep(used, older_than_s=older_than_s)
+            return self._blobs.sweep(self.used_blobs(), older_than_s=older_than_s)
+
+    def used_blobs(self) -> set[str]:
+        """Digests of the configs and manifests that images name."""
+        used: set[str] = set()
+        for image in self._metadata.images():
+            used.add(image.id)
+            used.update(name.partition("@")[2] for name in image.digests)
+        return used
 
     def sweep_start(self) -> None:
         """Before anything runs: staged layers, snapshots that no record names, half-written blobs."""

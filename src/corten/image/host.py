@@ -21,6 +21,7 @@ from corten.image import host_mask
 from corten.image.layers import Layers
 from corten.image.metadata import Layer, Metadata
 from corten.image.register import NewImage, Registrar, Session
+from corten.linux.user_namespace import Rights
 from corten.oci import config as image_config
 from corten.oci import reference
 from corten.oci.documents import encode
@@ -117,7 +118,7 @@ class HostImages:
         snapshotter = self._layers.snapshotter
         snapshot = snapshotter.stage(base.snapshot)
         try:
-            host_mask.write(snapshotter.diff_path(snapshot), hidden, self._place.root, privileged=os.geteuid() == 0)
+            host_mask.write(snapshotter.diff_path(snapshot), hidden, self._place.root, Rights.here())
             snapshotter.commit(snapshot, base.snapshot)
         except BaseException:
             snapshotter.discard(snapshot)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from corten.image.extract import OVERLAY_XATTRS
 from corten.image.layer_apply import opaque_attribute
+from corten.linux import user_namespace
+from corten.linux.user_namespace import Rights
 
 # private to the machine's users and services; patterns as in glob(7)
 HIDDEN = (
@@ -80,7 +82,7 @@ def find(private: Iterable[str], root: str = "/") -> list[Hidden]:
                 if stat.S_ISLNK(status.st_mode):
                     continue  # a link shows nothing by itself
                 path = real.removeprefix(base)
-                owner = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) if directory else (0, 0, 0)
+                owner = (stat.S_IMODE(status.st_mode), *user_namespace.owner(status)) if directory else (0, 0, 0)
                 found[path] = Hidden(path, directory, *owner)
     # what lies below a hidden directory is hidden with it
     return [item for path, item in sorted(found.items()) if not any(_inside(path, other) for other in found)]
@@ -96,34 +98,34 @@ def fingerprint(hidden: list[Hidden]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def write(target: Path, hidden: list[Hidden], root: str = "/", *, privileged: bool = True) -> None:
+def write(target: Path, hidden: list[Hidden], root: str, rights: Rights) -> None:
     """Fill ``target``, an empty layer directory.  Errors: OSError."""
     base = root.rstrip("/")
-    opaque = opaque_attribute(privileged=privileged)
-    _copy_owner(base or "/", str(target), privileged=privileged)
+    opaque = opaque_attribute(rights)
+    _copy_owner(base or "/", str(target), rights)
     for item in hidden:
         place = str(target)
         for part in item.path.strip("/").split("/")[:-1]:
             place = f"{place}/{part}"
             if not os.path.lexists(place):
                 os.mkdir(place, 0o700)
-                _copy_owner(base + place.removeprefix(str(target)), place, privileged=privileged)
+                _copy_owner(base + place.removeprefix(str(target)), place, rights)
         place = str(target) + item.path
         if not item.directory:
             os.mknod(place, stat.S_IFCHR | 0o600, 0)
             continue
         os.mkdir(place, 0o700)
-        if privileged:
+        if rights.owners:
             os.chown(place, item.uid, item.gid)
         os.chmod(place, item.mode)
         os.setxattr(place, opaque, b"y")
 
 
-def _copy_owner(source: str, target: str, *, privileged: bool) -> None:
+def _copy_owner(source: str, target: str, rights: Rights) -> None:
     """Owner, mode, attributes and times of a directory that stays visible."""
     status = os.stat(source)
-    if privileged:
-        os.chown(target, status.st_uid, status.st_gid)
+    if rights.owners:
+        os.chown(target, *user_namespace.owner(status))
     os.chmod(target, stat.S_IMODE(status.st_mode))
     for name in os.listxattr(source):
         if not os.fsencode(name).startswith(OVERLAY_XATTRS):

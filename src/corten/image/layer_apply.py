@@ -25,6 +25,7 @@ from corten.image.tarheader import TarEntry, shown
 from corten.image.tarsplit import SplitWriter
 from corten.image.tarstream import TarReader
 from corten.linux import paths
+from corten.linux.user_namespace import Rights
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
@@ -35,9 +36,9 @@ _MAX_IMPLIED = 100_000
 _YES = b"y"
 
 
-def opaque_attribute(*, privileged: bool) -> str:
+def opaque_attribute(rights: Rights) -> str:
     """The attribute by which overlayfs knows an opaque directory; without privilege (``userxattr``) it is a user's."""
-    return "trusted.overlay.opaque" if privileged else "user.overlay.opaque"
+    return "trusted.overlay.opaque" if rights.devices else "user.overlay.opaque"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,13 @@ class LayerExtractor(Extractor):
         layer_directory: int,
         *,
         overlay: bool,
-        privileged: bool,
+        rights: Rights,
     ) -> None:
         super().__init__(root_fd, reader, options)
         self._split = split_writer
         self._layer_directory = layer_directory
         self._overlay = overlay
-        self._opaque_name = opaque_attribute(privileged=privileged)
+        self._opaque_name = opaque_attribute(rights)
         self._size = 0
         self._implied: list[bytes] = []
         self._opaque_root = False
@@ -238,16 +239,16 @@ def _is_whiteout(status: os.stat_result) -> bool:
 
 
 def apply_layer(
-    next_chunk: Callable[[], bytes], target: Path, layer_directory: Path, *, overlay: bool, privileged: bool = True
+    next_chunk: Callable[[], bytes], target: Path, layer_directory: Path, *, overlay: bool, rights: Rights
 ) -> LayerStats:
     """Unpack one uncompressed layer tar into ``target`` and keep its split in ``layer_directory``.
 
     next_chunk: a function that returns the next bytes, b"" at the end; read once, to its end
-    overlay: see LayerExtractor; privileged: set owners, make devices, use trusted attributes
+    overlay: see LayerExtractor; rights: what is not allowed is left out of the layer
     Errors: InvalidParameter, DataLoss for bad archives; SystemFailure when the file system refuses.
     Source: OCI image-spec v1.1, layer.md, "Applying Changesets".
     """
-    options = ExtractOptions(chown=privileged, devices=privileged, new_tree=overlay)
+    options = ExtractOptions(chown=rights.owners, devices=rights.devices, new_tree=overlay)
     with contextlib.ExitStack() as stack:
         root = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
@@ -256,7 +257,7 @@ def apply_layer(
         file = stack.enter_context(open(layer_directory / SPLIT_NAME, "xb", buffering=0))
         writer = SplitWriter(file)
         reader = TarReader(next_chunk, writer)
-        extractor = LayerExtractor(root, reader, options, writer, beside, overlay=overlay, privileged=privileged)
+        extractor = LayerExtractor(root, reader, options, writer, beside, overlay=overlay, rights=rights)
         stack.callback(extractor.close)
         extractor.run()
         writer.close()

@@ -18,12 +18,13 @@ from corten.image import tarwrite
 from corten.image.directories import split
 from corten.image.layer_apply import OPAQUE, WHITEOUT, opaque_attribute
 from corten.image.treewalk import TreeWriter
+from corten.linux.user_namespace import Rights
 from corten.snapshot.api import Change
 
 
-def overlay_tar(upper: Path, *, privileged: bool = True) -> Iterator[bytes]:
+def overlay_tar(upper: Path, rights: Rights) -> Iterator[bytes]:
     """The layer tar of an upper directory; the root itself is no member."""
-    opaque = opaque_attribute(privileged=privileged)
+    opaque = opaque_attribute(rights)
     root = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     writer = TreeWriter(root)
     try:

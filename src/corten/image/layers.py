@@ -20,6 +20,8 @@ from corten.image.metadata import Layer, Metadata
 from corten.image.pipes import Chunks, Hashed, iterated, read_ahead
 from corten.image.settle import settle
 from corten.image.tarsplit import rebuild
+from corten.image.unpackers import Unpackers
+from corten.linux.user_namespace import Rights
 from corten.oci.digest import Digest, chain_id, hasher
 from corten.oci.manifest import MAX_LAYERS
 from corten.snapshot.api import Snapshotter
@@ -68,13 +70,16 @@ class Leases:
 
 
 class Layers:
-    """Thread-safe; the caller commits ``Layer`` records to the database."""
+    """Thread-safe; the caller commits ``Layer`` records to the database.
+
+    rights: by which layers were unpacked
+    """
 
     def __init__(self, snapshotter: Snapshotter, metadata: Metadata, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.snapshotter = snapshotter
         self._metadata = metadata
         self._limits = limits
-        self._privileged = os.geteuid() == 0
+        self.rights = Rights.here()
 
     @property
     def can_stage_early(self) -> bool:
@@ -91,19 +96,46 @@ class Layers:
         """
         snapshot = self.snapshotter.stage(parent.snapshot if parent else None)
         try:
-            blob = Hashed(source)
-            compression, plain = decompressed(blob, self._limits)
-            content = Hashed(plain) if compression else None
-            with read_ahead(content or plain) as chunks:
-                stats = apply_layer(
-                    chunks,
-                    self.snapshotter.diff_path(snapshot),
-                    self.snapshotter.layer_path(snapshot),
-                    overlay=self.snapshotter.overlay_whiteouts,
-                    privileged=self._privileged,
-                )
-            digest = content.digest if content else blob.digest
-            return Staged(snapshot, digest, blob.digest, blob.size, compression, stats)
+            return self._staged(snapshot, source)
+        except BaseException:
+            self.snapshotter.discard(snapshot)
+            raise
+
+    def _staged(self, snapshot: str, source: Chunks) -> Staged:
+        blob = Hashed(source)
+        compression, plain = decompressed(blob, self._limits)
+        content = Hashed(plain) if compression else None
+        with read_ahead(content or plain) as chunks:
+            stats = apply_layer(
+                chunks,
+                self.snapshotter.diff_path(snapshot),
+                self.snapshotter.layer_path(snapshot),
+                overlay=self.snapshotter.overlay_whiteouts,
+                rights=self.rights,
+            )
+        digest = content.digest if content else blob.digest
+        return Staged(snapshot, digest, blob.digest, blob.size, compression, stats)
+
+    def stage_beside(self, source: Chunks, unpackers: Unpackers) -> Staged:
+        """The same in a process of its own, so that several layers are unpacked side by side.
+
+        Only where ``can_stage_early``, within ``unpackers.using()``.
+        """
+        snapshot = self.snapshotter.stage(None)
+        try:
+            worker = unpackers.take()
+            if worker is None:
+                return self._staged(snapshot, source)
+            made, stats = unpackers.unpack(
+                worker,
+                source,
+                self.snapshotter.diff_path(snapshot),
+                self.snapshotter.layer_path(snapshot),
+                overlay=self.snapshotter.overlay_whiteouts,
+                rights=self.rights,
+                limits=self._limits,
+            )
+            return Staged(snapshot, made["diff_id"], made["blob"], made["blob_size"], made["compression"], stats)
         except BaseException:
             self.snapshotter.discard(snapshot)
             raise
@@ -125,7 +157,7 @@ class Layers:
                 self.snapshotter.diff_path(staged.snapshot),
                 [self.snapshotter.diff_path(layer.snapshot) for layer in lower],
                 staged.stats,
-                privileged=self._privileged,
+                rights=self.rights,
             )
         self.snapshotter.commit(staged.snapshot, parent.snapshot if parent else None)
         return Layer(
@@ -169,6 +201,10 @@ class Layers:
             raise NotFound(f"layer {layer.diff_id} is not complete on disk") from error
         finally:
             os.close(root)
+
+    def has_split(self, layer: Layer) -> bool:
+        """Whether what a layer's archive needs beside its files is there."""
+        return (self.snapshotter.layer_path(layer.snapshot) / SPLIT_NAME).exists()
 
     def copy(self, layer: Layer, parent: Layer | None) -> Staged:
         """The same content once more, to stand on another parent."""

@@ -25,7 +25,7 @@ from corten.oci import documents, reference
 from corten.oci.descriptor import Descriptor
 from corten.oci.digest import Digest, digest_of, split_digest
 from corten.oci.manifest import Index, Manifest, parse_document
-from corten.oci.platform import Platform, this_machine
+from corten.oci.platform import Platform, from_document, this_machine
 from corten.oci.reference import Reference
 
 _MAX_IMAGES = 1024
@@ -44,9 +44,20 @@ class _Wanted:
 
 
 class Loader:
-    """Builds images of an archive's members."""
+    """Builds images of an archive's members.
 
-    def __init__(self, members: Members, registrar: Registrar, layers: Layers, metadata: Metadata) -> None:
+    platform: for which they must be; None prefers this machine's and takes others
+    """
+
+    def __init__(
+        self,
+        members: Members,
+        registrar: Registrar,
+        layers: Layers,
+        metadata: Metadata,
+        platform: Platform | None = None,
+    ) -> None:
+        self._platform = platform
         self._members = members
         self._registrar = registrar
         self._layers = layers
@@ -63,7 +74,17 @@ class Loader:
             raise InvalidParameter("invalid image archive: it has neither a manifest.json nor an index.json")
         if not wanted:
             raise InvalidParameter("invalid image archive: it holds no image")
+        for item in wanted:
+            self._check_platform(item)
         return [self._image(session, item) for item in wanted]
+
+    def _check_platform(self, item: _Wanted) -> None:
+        if self._platform is None:
+            return
+        actual = from_document(documents.load_object(item.config, "image config"))
+        if actual.rank(self._platform) not in (0, 1):
+            named = item.names[0].familiar if item.names else digest_of(item.config)
+            raise NotFound(f"requested platform ({self._platform}) does not match that of image {named}: {actual}")
 
     # -- docker-archive -----------------------------------------------------------------------------------------------
 
@@ -137,7 +158,7 @@ class Loader:
         for name, descriptors in by_name.values():
             plain = [item for item in descriptors if item.platform is None]
             choices = [item for item in descriptors if item.platform is not None]
-            for descriptor in plain + ([_best(choices)] if choices else []):
+            for descriptor in plain + ([_best(choices, self._platform)] if choices else []):
                 image = self._oci_image(descriptor, name, 0)
                 if image is not None:
                     images.append(image)
@@ -152,7 +173,7 @@ class Loader:
             choices = [item for item in document.manifests if not _is_attestation(item) and self._has(item)]
             if not choices:
                 raise InvalidParameter(f"invalid index {descriptor.digest}: none of its manifests is in the archive")
-            return self._oci_image(_best(choices), name, depth + 1)
+            return self._oci_image(_best(choices, self._platform), name, depth + 1)
         if not document.is_image:
             return None
         return _Wanted(
@@ -264,9 +285,11 @@ def _stated_name(descriptor: Descriptor) -> tuple[str, Reference | None]:
     return word, None
 
 
-def _best(choices: list[Descriptor]) -> Descriptor:
-    """The manifest for this machine; when there is none, the first: an archive may be meant for elsewhere."""
-    here: Platform = this_machine()
+def _best(choices: list[Descriptor], wanted: Platform | None) -> Descriptor:
+    """The manifest for ``wanted``, or this machine; when there is none, the first: an archive may be meant for
+    elsewhere.
+    """
+    here = wanted or this_machine()
     ranked = [(item.platform.rank(here) if item.platform else 0, item) for item in choices]
     fitting = [pair for pair in ranked if pair[0] >= 0]
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else choices[0]

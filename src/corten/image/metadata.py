@@ -47,6 +47,15 @@ CREATE TABLE IF NOT EXISTS digests (
     name TEXT PRIMARY KEY,         -- canonical: docker.io/library/busybox@sha256:…
     image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE
 ) STRICT;
+CREATE TABLE IF NOT EXISTS blobs (
+    diff_id TEXT NOT NULL,         -- of a stored layer
+    digest TEXT NOT NULL,          -- of a blob that holds it
+    repository TEXT NOT NULL,      -- where that blob is known to be: docker.io/library/busybox
+    size INTEGER NOT NULL,         -- bytes of the blob
+    media_type TEXT NOT NULL,
+    seen INTEGER NOT NULL,         -- ns
+    PRIMARY KEY (diff_id, digest, repository)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -69,6 +78,18 @@ class Layer:
     def is_host(self) -> bool:
         """A directory of this machine: it has no archive and cannot leave."""
         return not self.diff_id
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A layer as a registry keeps it: which layer, which blob of how many bytes, in which repository."""
+
+    diff_id: str
+    digest: str
+    repository: str
+    size: int
+    media_type: str
+    seen: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +205,23 @@ class Metadata:
         """When a canonical name was given, ns; 0 when it is not."""
         return self._tables.tagged.get(name, 0)
 
+    def names(self) -> list[tuple[str, str]]:
+        """Every canonical name, with a tag or a digest, and the id of its image."""
+        with self.lock:
+            return sorted([*self._tables.tags.items(), *self._tables.digests.items()])
+
     def digested(self, name: str) -> str | None:
         return self._tables.digests.get(name)
+
+    def blobs_of(self, diff_id: str) -> list[Blob]:
+        """Blobs that are known to hold a layer, the one seen last first."""
+        with self.lock:
+            rows = self._database.execute(
+                "SELECT diff_id, digest, repository, size, media_type, seen FROM blobs WHERE diff_id = ? "
+                "ORDER BY seen DESC",
+                (diff_id,),
+            ).fetchall()
+        return [Blob(*row) for row in rows]
 
     def tags_of_repository(self, repository: str) -> dict[str, str]:
         """Canonical tag names of a repository with their images."""
@@ -217,8 +253,21 @@ class Change:
         self._layers[layer.key] = layer
 
     def remove_layer(self, key: str) -> None:
+        self._run(
+            "DELETE FROM blobs WHERE diff_id IN (SELECT diff_id FROM layers WHERE key = ?1) AND NOT EXISTS "
+            "(SELECT 1 FROM layers WHERE layers.diff_id = blobs.diff_id AND key != ?1)",
+            (key,),
+        )
         self._run("DELETE FROM layers WHERE key = ?", (key,))
         self._layers[key] = None
+
+    def add_blob(self, blob: Blob) -> None:
+        """Remember where a layer's blob is; nothing happens when no such layer is stored."""
+        self._run(
+            "INSERT OR REPLACE INTO blobs SELECT ?1, ?2, ?3, ?4, ?5, ?6 "
+            "WHERE EXISTS (SELECT 1 FROM layers WHERE diff_id = ?1)",
+            (blob.diff_id, blob.digest, blob.repository, blob.size, blob.media_type, blob.seen),
+        )
 
     def add_image(self, record: ImageRecord) -> None:
         """Without its names: those are set one by one."""

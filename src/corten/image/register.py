@@ -85,28 +85,39 @@ class Registrar:
         session.hold(layer)
         with self._metadata.change() as change:
             change.add_layer(layer)
+        self._layers.snapshotter.moving.discard(layer.snapshot)
 
     def add(
-        self, images: Iterable[NewImage], renamed: Callable[[str, str], None] = lambda name, image: None
+        self,
+        images: Iterable[NewImage],
+        renamed: Callable[[str, str], None] = lambda name, image: None,
+        *,
+        durable: bool = True,
     ) -> list[str]:
         """Record images with their names, all or none; their ids.
 
-        renamed: called for each name taken from another image, with that image's id
+        renamed: called for each name taken from another image, with that image's id; durable: as in ``Blobs.put``
         """
         images = list(images)
-        ids = []
-        for image in images:
-            ids.append(self._blobs.put(image.config))
-            if image.manifest:
-                self._blobs.put(image.manifest)
+        self._put(images, durable=durable)  # outside of the lock, whose holders must not wait for the disk
         taken: list[tuple[str, str]] = []
         now = time.time_ns()
-        with self._metadata.change() as change:
-            for image, image_id in zip(images, ids, strict=True):
-                self._add_one(change, image, image_id, now, taken)
+        with self._metadata.lock:
+            ids = self._put(images, durable=durable)  # a sweep may just have taken what another image had left
+            with self._metadata.change() as change:
+                for image, image_id in zip(images, ids, strict=True):
+                    self._add_one(change, image, image_id, now, taken)
         for name, old in taken:
             renamed(name, old)
         return list(ids)
+
+    def _put(self, images: list[NewImage], *, durable: bool) -> list[Digest]:
+        ids = []
+        for image in images:
+            ids.append(self._blobs.put(image.config, durable=durable))
+            if image.manifest:
+                self._blobs.put(image.manifest)
+        return ids
 
     def _add_one(
         self, change: Change, image: NewImage, image_id: Digest, now: int, taken: list[tuple[str, str]]

@@ -98,11 +98,12 @@ def blob_name(digest: Digest) -> str:
     return "blobs/" + "/".join(split_digest(digest))
 
 
-def _header(name: str, size: int, kind: int = header.REGULAR) -> bytes:
+def member_header(name: str, size: int, *, directory: bool = False) -> bytes:
+    """The header of an archive's member; its data and their padding follow."""
     entry = TarEntry()
     entry.name = name.encode()
-    entry.kind = kind
-    entry.mode = 0o755 if kind == header.DIRECTORY else 0o644
+    entry.kind = header.DIRECTORY if directory else header.REGULAR
+    entry.mode = 0o755 if directory else 0o644
     entry.size = size
     return tarwrite.encode(entry)
 
@@ -113,9 +114,9 @@ def save_tar(images: list[SavedImage], layers: Layers, format: str = "docker") -
     Errors: DataLoss in the middle of the stream when a layer was changed on disk.
     """
     plan = _plan(images, format)
-    yield _header("blobs/", 0, header.DIRECTORY) + _header("blobs/sha256/", 0, header.DIRECTORY)
+    yield member_header("blobs/", 0, directory=True) + member_header("blobs/sha256/", 0, directory=True)
     for digest, layer in plan.layers.items():
-        yield _header(blob_name(digest), layer.tar_size)
+        yield member_header(blob_name(digest), layer.tar_size)
         written = 0
         for chunk in layers.tar(layer):
             written += len(chunk)
@@ -127,7 +128,7 @@ def save_tar(images: list[SavedImage], layers: Layers, format: str = "docker") -
         if fill := tarwrite.padding(written):
             yield fill
     for name, content in plan.documents.items():
-        yield _header(name, len(content)) + content + tarwrite.padding(len(content))
+        yield member_header(name, len(content)) + content + tarwrite.padding(len(content))
     yield tarwrite.END
 
 

@@ -14,13 +14,15 @@ from pathlib import Path
 
 from corten.image.extract import OVERLAY_XATTRS
 from corten.image.layer_apply import LayerStats, opaque_attribute
+from corten.linux import user_namespace
+from corten.linux.user_namespace import Rights
 
 
-def settle(layer: Path, lower: list[Path], stats: LayerStats, *, privileged: bool) -> None:
+def settle(layer: Path, lower: list[Path], stats: LayerStats, rights: Rights) -> None:
     """lower: the files of the layers below, nearest first."""
-    opaque = opaque_attribute(privileged=privileged)
+    opaque = opaque_attribute(rights)
     for path in stats.implied:
-        _take_over(layer, lower, path, opaque, privileged=privileged)
+        _take_over(layer, lower, path, opaque, rights)
     if stats.opaque_root:
         _hide_all(layer, lower, opaque)
 
@@ -54,14 +56,14 @@ def _is_opaque(place: bytes, opaque: str) -> bool:
         return False
 
 
-def _take_over(layer: Path, lower: list[Path], path: bytes, opaque: str, *, privileged: bool) -> None:
+def _take_over(layer: Path, lower: list[Path], path: bytes, opaque: str, rights: Rights) -> None:
     source = find_lower(lower, path, opaque)
     target = os.fsencode(layer) + b"/" + path
     if source is None or not stat.S_ISDIR(os.lstat(target).st_mode):
         return
     status = os.lstat(source)
-    if privileged:
-        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+    if rights.owners:
+        os.chown(target, *user_namespace.owner(status), follow_symlinks=False)
     os.chmod(target, stat.S_IMODE(status.st_mode))
     for name in os.listxattr(source, follow_symlinks=False):
         if not os.fsencode(name).startswith(OVERLAY_XATTRS):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from corten.errors import Conflict, InvalidParameter, NotFound
+from corten.errors import Conflict, DataLoss, InvalidParameter, NotFound, SystemFailure
 from corten.image import commit as committing
 from corten.image import history as histories
 from corten.image import importing, removal
@@ -17,18 +17,22 @@ from corten.image import save as saving
 from corten.image.archive_members import Collector, Progress, read_directory
 from corten.image.blobs import Blobs
 from corten.image.catalog import Catalog, Image
+from corten.image.check import StoreCheck
 from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
 from corten.image.garbage import Garbage
 from corten.image.host import FULL, KIND, MASKED, HostImages, HostPlace
+from corten.image.intake import Intake, Outgoing, Outlet
 from corten.image.layers import Layers, Leases
 from corten.image.load import Loader
 from corten.image.metadata import ImageRecord, Layer, Metadata
 from corten.image.pipes import chunks_of
 from corten.image.register import NewImage, Registrar, Session
 from corten.image.removal import InUse
+from corten.image.unpackers import Unpackers
 from corten.oci import config as image_config
 from corten.oci import reference
 from corten.oci.digest import is_digest
+from corten.oci.platform import Platform
 from corten.oci.reference import Reference
 from corten.snapshot.api import Snapshotter
 
@@ -64,6 +68,7 @@ class ImageStore:
         self._leases = Leases()
         self._layers = Layers(snapshotter, self._metadata, limits=limits)
         self._registrar = Registrar(self._blobs, self._metadata, self._layers, self._leases)
+        self._unpackers = Unpackers()
         self._garbage = Garbage(self._metadata, snapshotter, self._blobs, self._leases)
         self._garbage.sweep_start()
         place = HostPlace((data_root, exec_root), host_root)
@@ -81,8 +86,15 @@ class ImageStore:
     def get(self, ref: str) -> Image:
         """An image by name, name:tag, name@digest, id or unambiguous beginning of an id.
 
-        Errors: NotFound("No such image: x"), InvalidParameter (malformed reference).
+        Errors: NotFound("No such image: x"), also for a damaged one; InvalidParameter (malformed reference).
         """
+        image = self.look_up(ref)
+        if image.damage:
+            raise NotFound(f"No such image: {ref} ({image.damage})")
+        return image
+
+    def look_up(self, ref: str) -> Image:
+        """The same, whether it is damaged or not."""
         return self._catalog.view(self._catalog.find(ref)[0])
 
     def all(self) -> list[Image]:
@@ -205,31 +217,50 @@ class ImageStore:
     def _stored(self) -> int:
         return sum(layer.size for layer in self._metadata.layers())
 
+    def check(self, running: Callable[[], Iterable[str]], mounted: Callable[[], Iterable[str]] = tuple) -> StoreCheck:
+        """What finds damage and repairs it.
+
+        running: ids of the containers that run at the moment; mounted: ids of the images that are mounted in them
+        """
+
+        def used() -> set[str]:
+            below = {snapshot for container_id in running() for snapshot in self._garbage.below(container_id)}
+            images = [record for image_id in mounted() if (record := self._metadata.image(image_id)) is not None]
+            layers = [self._metadata.layer(key) for record in images for key in record.layers]
+            return below | {layer.snapshot for layer in layers if layer is not None}
+
+        return StoreCheck(self._metadata, self._blobs, self._layers, self._registrar, self._garbage, used)
+
     # -- in and out ---------------------------------------------------------------------------------------------------
 
-    def load(self, stream: BinaryIO, progress: Progress = nothing) -> list[str]:
+    def load(self, stream: BinaryIO, progress: Progress = nothing, *, platform: Platform | None = None) -> list[str]:
         """Images of an archive (docker-archive or OCI layout, any compression): their names, ids of those without.
 
         stream: read once, to its end; progress: documents as the API streams them
-        Errors: InvalidParameter, DataLoss (bad archive), SystemFailure (no space).  Nothing stays when it fails.
+        platform: which of an image for several platforms; without it this machine's, else the first
+        Errors: InvalidParameter, DataLoss (bad archive), NotFound (platform), SystemFailure (no space).  Nothing stays
+        when it fails.
         """
 
         def read(collector: Collector) -> None:
             _, plain = decompressed(chunks_of(stream), self._limits)
             collector.read(plain)
 
-        return self._load(read, progress)
+        return self._load(read, progress, platform)
 
     def load_directory(self, directory: Path, progress: Progress = nothing) -> list[str]:
         """The same from an unpacked archive, for instance an OCI layout."""
         return self._load(lambda collector: read_directory(directory, collector), progress)
 
-    def _load(self, read: Callable[[Collector], None], progress: Progress) -> list[str]:
+    def _load(
+        self, read: Callable[[Collector], None], progress: Progress, platform: Platform | None = None
+    ) -> list[str]:
         collector = Collector(self._layers, self._scratch, self._has_layer, progress)
         try:
             with self._registrar.session() as session:
                 read(collector)
-                images = Loader(collector.members, self._registrar, self._layers, self._metadata).images(session)
+                loader = Loader(collector.members, self._registrar, self._layers, self._metadata, platform)
+                images = loader.images(session)
                 for image in images:
                     for name in image.names:
                         self._target(name.canonical)
@@ -357,6 +388,58 @@ class ImageStore:
         except BaseException:
             self._garbage.sweep_layers()
             raise
+
+    # -- registries ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def intake(self) -> Iterator[Intake]:
+        """An image on its way in from elsewhere; when the block raises nothing of it stays."""
+        try:
+            with self._registrar.session() as session, self._unpackers.using():
+                yield Intake(session, self._layers, self._registrar, self._metadata, self._blobs, self._unpackers)
+        except BaseException:
+            self._garbage.sweep_layers()
+            raise
+
+    @contextlib.contextmanager
+    def outlet(self, ref: str) -> Iterator[tuple[list[Outgoing], Outlet]]:
+        """The images that a name means (all tags of a bare repository), kept while the block runs.
+
+        Errors: NotFound; InvalidParameter for the image of this machine's root.
+        """
+        with self._registrar.session() as session:
+            with self._metadata.lock:
+                images = [self._outgoing(record, name) for record, name in self._save_targets(ref)]
+                for image in images:
+                    for layer in image.layers:
+                        session.hold(layer)
+            yield images, Outlet(self._layers, self._metadata, self._blobs)
+
+    def _outgoing(self, record: ImageRecord, name: Reference | None) -> Outgoing:
+        if record.kind == KIND:
+            raise InvalidParameter("the image of this machine's root cannot be pushed: nothing of it is copied")
+        layers = tuple(layer for layer in map(self._catalog.layer, record.layers) if not layer.is_host)
+        config = self._blobs.get(record.id)
+        manifests = []
+        for digest in dict.fromkeys(item.partition("@")[2] for item in record.digests):
+            with contextlib.suppress(NotFound, DataLoss):
+                manifests.append(self._blobs.get(digest))
+        return Outgoing(record.id, config, image_config.parse_config(config), layers, name, tuple(manifests))
+
+    def make_durable(self, image_id: str) -> None:
+        """An image that was added without waiting for the disk outlives a power cut from now on.
+
+        Errors: SystemFailure when the disk takes no more.
+        """
+        try:
+            self._blobs.make_durable(image_id)
+        except OSError as error:
+            raise SystemFailure(f"image {image_id} cannot be kept: {error.strerror}", errno=error.errno or 0) from error
+
+    def check_target(self, name: Reference) -> None:
+        """Errors: Conflict for a name that belongs to a built-in image."""
+        if name.canonical in _HOST_NAMES:
+            self._target(name.canonical)
 
     def open_layer_tar(self, layer_id: str) -> Iterator[bytes]:
         """The exact tar of a stored layer by its snapshot id.  Errors: NotFound, DataLoss."""

@@ -120,6 +120,7 @@ class _Records:
 
         self._source = source
         self._inflate: Any = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        self._bad: Any = igzip_lib.IsalError
         self._buffer = b""
         self._position = 0
         if self._take(len(MAGIC)) != MAGIC:
@@ -132,7 +133,10 @@ class _Records:
                 block = self._source.read(_BATCH) if self._inflate.needs_input else b""
                 if not block and self._inflate.needs_input:
                     break
-                more = self._inflate.decompress(block, _READ)
+                try:
+                    more = self._inflate.decompress(block, _READ)
+                except self._bad as error:
+                    raise DataLoss(f"the layer's tar-split is damaged: {error}") from error
             if not more:
                 raise DataLoss("the layer's tar-split is truncated")
             self._buffer = self._buffer[self._position :] + more

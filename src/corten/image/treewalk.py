@@ -17,6 +17,7 @@ from corten.image import tarwrite
 from corten.image.directories import Directories, split
 from corten.image.extract import OVERLAY_XATTRS
 from corten.image.tarheader import TarEntry, shown
+from corten.linux.subids import Translation
 
 CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,7 +32,9 @@ class TreeWriter:
     ``pending`` collects bytes; take them with ``take`` between entries.
     """
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, ids: Translation | None = None) -> None:
+        """ids: of the user namespace whose owners are written"""
+        self._ids = ids
         self.directories = Directories(root_fd)
         self._links: dict[tuple[int, int], bytes] = {}
         self._parts: list[bytes] = []
@@ -67,6 +70,8 @@ class TreeWriter:
         entry = _described(status, name)
         if entry is None:
             return
+        if self._ids is not None:
+            entry.uid, entry.gid = self._ids.inside(entry.uid, entry.gid)
         if entry.kind == header.DIRECTORY:
             entry.name += b"/"
         elif status.st_nlink > 1:

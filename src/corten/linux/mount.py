@@ -6,8 +6,11 @@ fsmount(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
 
 from corten.linux.syscall import call, encode
 
@@ -121,6 +124,15 @@ def move_mount(mount_fd: int, target_fd: int, target: str = "") -> None:
     call("move_mount", mount_fd, b"", target_fd, encode(target), flags, path=target or f"descriptor {target_fd}")
 
 
+def attach(mount_fd: int, directory: str) -> None:
+    """Attach a detached mount onto a directory."""
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        move_mount(mount_fd, place)
+    finally:
+        os.close(place)
+
+
 def mount_setattr(
     mount_fd: int, *, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = 0, recursive: bool = False
 ) -> None:
@@ -128,6 +140,51 @@ def mount_setattr(
     attributes = MountAttr(set_, clear, propagation, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     call("mount_setattr", mount_fd, b"", flags, attributes, ctypes.sizeof(attributes))
+
+
+def map_ids(mount_fd: int, namespace: int, path: str, *, recursive: bool = False) -> None:
+    """Have a detached mount show its files to others as they are in a user namespace.
+
+    path: for the message
+    Errors: OSError; which says so when it is the file system that cannot.
+    """
+    try:
+        mount_setattr(mount_fd, set_=MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=recursive)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise OSError(errno.EINVAL, f"the file system of {path} does not support id-mapped mounts") from error
+
+
+def bind_mapped(directory: str, namespace: int) -> None:
+    """Cover a directory with itself, its files as they are in a user namespace.  Errors: OSError."""
+    copy = clone_tree(directory)
+    try:
+        map_ids(copy, namespace, directory)
+        attach(copy, directory)
+    finally:
+        os.close(copy)
+
+
+@contextlib.contextmanager
+def hidden_place(what: str) -> Iterator[str]:
+    """A directory to mount something on for a moment, which no bind mount of what is above it takes along.
+
+    what: a word for its name
+    """
+    cover = f"/tmp/.corten-{what}-{os.getpid()}-{os.urandom(4).hex()}"
+    os.mkdir(cover, 0o700)
+    try:
+        mount("corten", cover, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=700")
+        try:
+            # only now: below a mount that is shared none can be attached that is not
+            mount("", cover, "", MS_UNBINDABLE)
+            os.mkdir(f"{cover}/place", 0o700)
+            yield f"{cover}/place"
+        finally:
+            umount2(cover, MNT_DETACH)
+    finally:
+        os.rmdir(cover)
 
 
 def fsopen(kind: str) -> int:

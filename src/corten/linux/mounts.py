@@ -48,7 +48,3 @@ def read(pid: str = "self") -> list[MountEntry]:
                 )
             )
     return entries
-
-
-def is_mounted(target: str) -> bool:
-    return any(entry.target == target for entry in read())

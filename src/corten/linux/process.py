@@ -6,10 +6,12 @@ seccomp(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import signal
+from collections.abc import Iterator
 
 from corten.linux.syscall import call, encode
 
@@ -28,6 +30,7 @@ CLONE_INTO_CGROUP = 0x200000000
 CLOSE_RANGE_CLOEXEC = 4
 
 PR_SET_PDEATHSIG = 1
+PR_GET_PDEATHSIG = 2
 PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
@@ -42,6 +45,7 @@ PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
 # capability.h, by number
@@ -165,10 +169,10 @@ def join_session_keyring(name: str) -> None:
     call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, encode(name) if name else None, 0, 0, 0)
 
 
-def seccomp_filter(program: bytes, flags: int = 0) -> None:
-    """Install a classic BPF program (8 bytes an instruction) on this thread."""
+def seccomp_filter(program: bytes, flags: int = 0) -> int:
+    """Install a classic BPF program (8 bytes an instruction) on this thread; with NEW_LISTENER, its descriptor."""
     fprog = _SockFprog(len(program) // 8, program)
-    call("seccomp", SECCOMP_SET_MODE_FILTER, flags, fprog)
+    return call("seccomp", SECCOMP_SET_MODE_FILTER, flags, fprog)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
@@ -193,6 +197,30 @@ def capget() -> tuple[int, int, int]:
         data[0].permitted | data[1].permitted << 32,
         data[0].inheritable | data[1].inheritable << 32,
     )
+
+
+@contextlib.contextmanager
+def making_files_as(uid: int, gid: int) -> Iterator[None]:
+    """What the calling thread makes meanwhile belongs to these ids; it keeps its rights.
+
+    Errors: OSError.
+    """
+    effective, permitted, inheritable = capget()
+    dumpable, on_death = prctl(PR_GET_DUMPABLE), ctypes.c_int()
+    call("prctl", PR_GET_PDEATHSIG, ctypes.byref(on_death), 0, 0, 0)
+    try:
+        call("setfsgid", gid)
+        call("setfsuid", uid)
+        # some go when it is not root who makes files
+        capset(effective, permitted, inheritable)
+        yield
+    finally:
+        call("setfsuid", os.geteuid())
+        call("setfsgid", os.getegid())
+        capset(effective, permitted, inheritable)
+        # lost with every change of ids (prctl(2))
+        prctl(PR_SET_DUMPABLE, 1 if dumpable == 1 else 0)
+        prctl(PR_SET_PDEATHSIG, on_death.value)
 
 
 def last_capability() -> int:

@@ -47,6 +47,7 @@ class RotatingFile:
         self._descriptor = -1
         self._size = 0
         self._compressor = -1
+        self._working = -1
         self._open(self._path, 0)
         sound = repair(self._descriptor, self._size) if self._size else 0
         if sound < self._size:
@@ -123,23 +124,30 @@ class RotatingFile:
     # -- compression --------------------------------------------------------------------------------------------------
 
     def _compress(self) -> None:
-        """Have all plain rotated files compressed by one child; one that is at it already finds them itself."""
+        """Have all plain rotated files compressed by one child; one that is at it already finds them itself.
+
+        The child closes its end of a pipe in the same locked moment in which it finds nothing more to do: a file
+        rotated before that is seen by the child, one rotated after it by us.
+        """
         if self._compressor >= 0:
-            if not select.select([self._compressor], [], [], 0)[0]:
+            if not select.select([self._working], [], [], 0)[0]:
                 return
             self._collect()
         if not _plain_pieces(self._path):
             return
+        self._working, child_end = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            _compress_all(self._path)
+            _compress_all(self._path, child_end)
+        os.close(child_end)
         self._compressor = os.pidfd_open(pid)
 
     def _collect(self) -> None:
         with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self._compressor, os.WEXITED | os.WNOHANG)
+            os.waitid(os.P_PIDFD, self._compressor, os.WEXITED)
         os.close(self._compressor)
-        self._compressor = -1
+        os.close(self._working)
+        self._compressor = self._working = -1
 
     def _remove_unfinished(self) -> None:
         directory, base = os.path.split(self._path)
@@ -153,9 +161,7 @@ class RotatingFile:
         if self._compressor >= 0:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._compressor, signal.SIGKILL)
-                os.waitid(os.P_PIDFD, self._compressor, os.WEXITED)
-            os.close(self._compressor)
-            self._compressor = -1
+            self._collect()
             self._remove_unfinished()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -215,20 +221,28 @@ def _plain_pieces(path: str) -> list[str]:
     return [name for _, name in sorted(_names(path), reverse=True) if not name.endswith(".gz")]
 
 
-def _compress_all(path: str) -> None:
-    """The compressor's whole life: one piece after the other until none is plain."""
+def _compress_all(path: str, working: int) -> None:
+    """The compressor's whole life: one piece after the other until none is plain, which closing ``working`` tells."""
     try:
         # the program's pipes and its clients' sockets must not stay open through us
         for number in os.listdir("/proc/self/fd"):
-            if int(number) > 2:
+            if int(number) > 2 and int(number) != working:
                 with contextlib.suppress(OSError):
                     os.close(int(number))
         os.nice(10)
-        while pieces := _plain_pieces(path):
+        while (piece := _next_piece(path, working)) is not None:
             with contextlib.suppress(FileNotFoundError):
-                compress_piece(path, pieces[0])
+                compress_piece(path, piece)
     finally:
         os._exit(0)
+
+
+def _next_piece(path: str, working: int) -> str | None:
+    with _locked(path):
+        if pieces := _plain_pieces(path):
+            return pieces[0]
+        os.close(working)
+        return None
 
 
 def compress_piece(path: str, name: str) -> None:

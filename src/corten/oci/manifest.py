@@ -49,7 +49,7 @@ def parse_document(content: bytes, media_type: str = "") -> Manifest | Index:
     stated = documents.field(document, "mediaType", str, "manifest", "")
     if media_type and stated and media_type != stated:
         raise InvalidParameter(f"invalid manifest: mediaType {stated} does not match {media_type}")
-    _refuse_confusion(document)
+    refuse_confusion(document)
     kind = stated or media_type
     if document.get("schemaVersion") != 2:
         version = document.get("schemaVersion")
@@ -65,7 +65,8 @@ def parse_document(content: bytes, media_type: str = "") -> Manifest | Index:
     raise InvalidParameter(f"invalid manifest: unsupported media type {kind[:100]}")
 
 
-def _refuse_confusion(document: dict[str, Any]) -> None:
+def refuse_confusion(document: dict[str, Any]) -> None:
+    """Errors: InvalidParameter for a document that is two things, or schema 1."""
     if "manifests" in document and ("config" in document or "layers" in document):
         raise InvalidParameter("invalid manifest: it has both manifests and config or layers")
     if "fsLayers" in document:

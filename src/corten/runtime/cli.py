@@ -14,7 +14,7 @@ import sys
 import corten
 from corten.linux import mount
 
-# commands whose processes enter a container
+# commands of ours whose processes enter a container; at a restore it is criu that does
 _ENTERING = ("create", "run", "exec")
 # far above what a caller passes with --preserve-fds
 _LOWEST_DESCRIPTOR = 512

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from corten.cgroup import systemd
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict
+from corten.linux import user_namespace
 from corten.runtime.hostproc import HostProc
 
 # what every container may do whatever its rules say, as with runc: make nodes, and use the default devices
@@ -39,6 +41,8 @@ _ZERO_IS_UNSET = {
 def make(path: str, resources: dict[str, Any]) -> Cgroup:
     """The group of a new container.
 
+    Where it is one of systemd's scopes a placeholder is in it until ``settle`` or ``discard``.
+
     Errors: Conflict when the group is there and in use, or frozen; InvalidParameter, SystemFailure.
     """
     present = Cgroup(path)
@@ -48,12 +52,44 @@ def make(path: str, resources: dict[str, Any]) -> Cgroup:
             raise Conflict(f"container's cgroup is not empty: {len(pids)} process(es) found in {present.path}")
         if is_frozen(present):
             raise Conflict(f"container's cgroup unexpectedly frozen: {present.path}")
+    if systemd.is_scope(present.path):
+        return _make_scope(present, normalised(resources))
     return Cgroup.create(path, normalised(resources), present.hierarchies)
+
+
+def _make_scope(wanted: Cgroup, resources: dict[str, Any]) -> Cgroup:
+    systemd.require(is_v2=wanted.hierarchies.is_v2)
+    placeholder = systemd.Placeholder()
+    try:
+        systemd.start_scope(wanted.path, resources, placeholder.pid)
+        cgroup = Cgroup.create(wanted.path, resources, wanted.hierarchies)
+    except BaseException:
+        placeholder.end()
+        raise
+    cgroup.placeholder = placeholder
+    return cgroup
+
+
+def settle(cgroup: Cgroup) -> None:
+    """The container's first process is in its group."""
+    if cgroup.placeholder is not None:
+        cgroup.placeholder.end()
+        cgroup.placeholder = None
+
+
+def discard(cgroup: Cgroup) -> None:
+    """Take the group away with all that is in it."""
+    cgroup.kill()
+    settle(cgroup)
+    cgroup.delete()
 
 
 def update(cgroup: Cgroup, resources: dict[str, Any]) -> None:
     """Change the limits of a container.  Errors: SystemFailure, InvalidParameter."""
-    cgroup.update(normalised(resources))
+    wanted = normalised(resources)
+    if systemd.is_scope(cgroup.path):
+        systemd.set_properties(cgroup.path, wanted)
+    cgroup.update(wanted)
 
 
 def normalised(resources: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +118,19 @@ def is_frozen(cgroup: Cgroup) -> bool:
 
 
 def set_oom_score(proc: HostProc, pid: str, process: dict[str, Any]) -> str:
-    """``process.oomScoreAdj`` of a process ("self" for our own); a warning when the host does not allow it, or ""."""
+    """``process.oomScoreAdj`` of a process ("self" for our own); a warning when the host does not allow it, or "".
+
+    A process that has ended meanwhile needs none: why it ended is told elsewhere.
+    """
     score = process.get("oomScoreAdj")
     if score is None:
         return ""
     try:
         proc.write(f"{pid}/oom_score_adj", str(score))
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
     except PermissionError:
+        if not user_namespace.is_initial():
+            return ""  # nobody expects it to work: the program keeps the daemon's own
         return f"oomScoreAdj {score} is below what this host allows: left as it is"
     return ""

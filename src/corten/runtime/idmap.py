@@ -138,6 +138,13 @@ def maps_root(linux: dict[str, Any]) -> bool:
 
 
 def host_root(linux: dict[str, Any]) -> int:
-    """The host's id of a user namespace's 0; -1 when it has none."""
-    uids, _ = from_spec(linux)
-    return next((item["hostID"] for item in uids if item["containerID"] == 0), -1)
+    """The host's user id of a user namespace's 0; -1 when it has none."""
+    return host_ids(linux)[0]
+
+
+def host_ids(linux: dict[str, Any]) -> tuple[int, int]:
+    """The host's (user, group) of a user namespace's 0; -1 when it has none."""
+    uid, gid = (
+        next((item["hostID"] for item in mappings if item["containerID"] == 0), -1) for mappings in from_spec(linux)
+    )
+    return uid, gid

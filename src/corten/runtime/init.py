@@ -19,12 +19,13 @@ from typing import Any
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import InvalidParameter, SystemFailure
-from corten.linux import paths
+from corten.linux import paths, user_namespace
 from corten.linux import process as kernel
 from corten.runtime import devices, hooks, idmap, mounts, namespaces, program, rootfs, seccomp, sources, terminal, users
 from corten.runtime.handshake import Channel, Message, shortened
 from corten.runtime.hostproc import HostProc
 from corten.runtime.privileges import Confinement
+from corten.runtime.seccomp_listener import SeccompListener
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class InitRequest:
     stdio:      descriptors for 0, 1, 2; None with a terminal or to keep the caller's
     keep:       how many descriptors from 3 on the program inherits
     gate:       a listening socket whose first client starts the program, -1 to wait on the channel
+    listener:   who gets the seccomp filter, None where the profile hands nothing over
     timed:      tell how long each step took
     """
 
@@ -56,6 +58,7 @@ class InitRequest:
     join_cgroup: bool = True
     die_with_parent: bool = False
     new_keyring: bool = True
+    listener: SeccompListener | None = None
     timed: bool = False
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -126,6 +129,7 @@ class Init:
         self._linux: dict[str, Any] = request.spec.get("linux") or {}
         self._sources = request.taken
         self._root = -1
+        self._parts: list[int] = []
         self._master = -1
         self._slave = -1
         self._teller = request.channel
@@ -235,7 +239,10 @@ class Init:
     # 5
     def _enter_root(self) -> None:
         self._root = self._sources.root
-        rootfs.attach(self._root, sources.root_path(self._spec, self._request.bundle))
+        path = sources.root_path(self._spec, self._request.bundle)
+        if self._spec["root"].get("readonly") and not user_namespace.is_initial():
+            self._parts = rootfs.parts_of(self._root, path)
+        rootfs.attach(self._root, path)
 
     # 6
     def _make_mounts(self) -> None:
@@ -245,7 +252,7 @@ class Init:
                 mount,
                 source=self._sources.binds.get(index, -1),
                 cgroup=self._request.cgroup,
-                cgroup_namespace="cgroup" in self._request.new,
+                own=self._request.new | self._request.joined,
                 label=self._linux.get("mountLabel") or "",
             )
 
@@ -320,7 +327,7 @@ class Init:
         finally:
             os.close(root)
         if self._spec["root"].get("readonly"):
-            rootfs.make_read_only()
+            rootfs.make_read_only(self._parts)
 
     # 5 and 14 in a mount namespace that others made: its mounts are theirs, only our root changes
     def _open_root(self) -> None:
@@ -352,10 +359,17 @@ class Init:
             self._identity,
             lambda: program.enter_directory(self._process.get("cwd") or "/"),
             in_user_namespace=self._request.in_user_namespace,
+            listener=self._request.listener,
         )
         self._warnings += self._confinement.prepare(self._request.proc)
         keep = 3 + self._request.keep
-        needed = (self._request.channel.fileno(), self._request.gate, self._master)
+        listener = self._request.listener
+        needed = (
+            self._request.channel.fileno(),
+            self._request.gate,
+            self._master,
+            listener.fileno() if listener is not None else -1,
+        )
         if any(0 <= descriptor < keep for descriptor in needed):
             raise SystemFailure("a descriptor of the runtime lies among those to preserve", step="privileges")
         # nothing of the host's may be within reach from here on, by the program or by who looks at us (CVE-2024-21626)

@@ -19,16 +19,36 @@ from typing import Any
 from corten.cgroup.manager import Cgroup
 from corten.errors import SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import groups, namespaces, program, scheduling, seccomp, spec_check, terminal, users
+from corten.linux import user_namespace
+from corten.runtime import (
+    groups,
+    namespaces,
+    program,
+    scheduling,
+    seccomp,
+    seccomp_listener,
+    spec_check,
+    terminal,
+    users,
+)
 from corten.runtime.handshake import Channel, Message, shortened
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import check_preserved, close_others, freeze_imports, reset_signals
 from corten.runtime.privileges import Confinement
+from corten.runtime.seccomp_listener import SeccompListener
 
 
 def needs_helper(joined: Collection[str], new: Collection[str]) -> bool:
     """Whether the child has to be cloned by a helper: then it cannot be a sibling of the caller."""
-    return bool(joined) and ("user" in joined or "user" in new)
+    return ("pid" in joined and not may_return()) or (bool(joined) and ("user" in joined or "user" in new))
+
+
+def may_return() -> bool:
+    """Whether who has directed its children to another pid namespace may direct them home again (setns(2)).
+
+    Home belongs to the machine's root: in a user namespace the way leads on, never back.
+    """
+    return user_namespace.is_initial()
 
 
 # what a cloned child runs; it is given a function that enters the namespaces which it has to enter by itself
@@ -46,7 +66,7 @@ def clone(
     descriptors = namespaces.open_joined(joined)
     try:
         if needs_helper(joined, ("user",) if flags & kernel.CLONE_NEWUSER else ()):
-            return _clone_by_helper(flags, cgroup_fd, child, descriptors)
+            return _clone_by_helper(flags, cgroup_fd, child, descriptors, lambda: None)
         pid_namespace = next((descriptor for descriptor, kind in descriptors if kind == kernel.CLONE_NEWPID), -1)
         others = [(descriptor, kind) for descriptor, kind in descriptors if kind != kernel.CLONE_NEWPID]
         return _clone_directly(flags, cgroup_fd, child, pid_namespace, others, sibling=sibling)
@@ -111,7 +131,13 @@ def _run(child: Child, enter: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _clone_by_helper(flags: int, cgroup_fd: int, child: Child, descriptors: list[tuple[int, int]]) -> tuple[int, int]:
+def _clone_by_helper(
+    flags: int, cgroup_fd: int, child: Child, descriptors: list[tuple[int, int]], enter: Callable[[], None]
+) -> tuple[int, int]:
+    """
+    descriptors: (descriptor, kinds) that the helper enters
+    enter:       for the child
+    """
     ours, theirs = Channel.pair()
     helper = os.fork()
     if helper == 0:
@@ -125,7 +151,7 @@ def _clone_by_helper(flags: int, cgroup_fd: int, child: Child, descriptors: list
             pid, pidfd = kernel.clone3(flags | kernel.CLONE_PARENT, cgroup_fd=cgroup_fd, exit_signal=0)
             if pid == 0:
                 theirs.close()
-                _run(child, lambda: None)
+                _run(child, enter)
             theirs.send(Message.PID, (pidfd,), pid=pid)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -160,10 +186,12 @@ def exec_process(
     stdio: tuple[int, int, int] | None,
     seccomp_cache: str = "",
     keep_fds: int = 0,
+    state: dict[str, Any] | None = None,
 ) -> ExecProcess:
     """Run ``process`` in the namespaces and the cgroup of a running container; returns when it has been executed.
 
     init_pid: the container's first process, as the caller sees it
+    state:    of the container (runtime-spec runtime.md, "State"), for who listens to its seccomp filter
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
     process = with_inherited(process, spec.get("process") or {})
@@ -178,9 +206,12 @@ def exec_process(
         raise SystemFailure("the container is not running", step="exec") from None
     try:
         proc = HostProc()
+        listener = None
         try:
+            if profile and seccomp_listener.is_wanted(profile):
+                listener = SeccompListener(profile, state or {"ociVersion": spec["ociVersion"]})
             request = _ExecRequest(
-                process, linux, stdio, program, keep_fds, proc, target, namespaces.differing(init_pid)
+                process, linux, stdio, program, keep_fds, proc, target, namespaces.differing(init_pid), listener
             )
             try:
                 return _exec(request, cgroup)
@@ -193,6 +224,8 @@ def exec_process(
                 return _exec(request, _group_of(init_pid, cgroup))
         finally:
             proc.close()
+            if listener is not None:
+                listener.close()
     finally:
         os.close(target)
 
@@ -208,6 +241,7 @@ class _ExecRequest:
     """
     target:    a pidfd of the container's first process
     differing: CLONE_NEW flags of the namespaces to enter
+    listener:  who gets the seccomp filter
     """
 
     process: dict[str, Any]
@@ -218,6 +252,7 @@ class _ExecRequest:
     proc: HostProc
     target: int
     differing: int
+    listener: SeccompListener | None
 
 
 def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
@@ -230,9 +265,7 @@ def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
 
     try:
         try:
-            pid_namespace = request.target if request.differing & kernel.CLONE_NEWPID else -1
-            others = [(request.target, request.differing & ~kernel.CLONE_NEWPID)]
-            pid, pidfd = _clone_directly(0, into, child, pid_namespace, others)
+            pid, pidfd = _clone_beside(request, into, child)
         finally:
             theirs.close()
             if into >= 0:
@@ -249,6 +282,16 @@ def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
     finally:
         ours.close()
     return ExecProcess(pid, pidfd, console, warnings)
+
+
+def _clone_beside(request: _ExecRequest, cgroup_fd: int, child: Child) -> tuple[int, int]:
+    """A process that enters the namespaces of the container's first one: (pid, pidfd) of our own child."""
+    in_pid_namespace = bool(request.differing & kernel.CLONE_NEWPID)
+    others = request.differing & ~kernel.CLONE_NEWPID
+    if in_pid_namespace and not may_return():
+        target = [(request.target, kernel.CLONE_NEWPID)]
+        return _clone_by_helper(0, cgroup_fd, child, target, lambda: kernel.setns(request.target, others))
+    return _clone_directly(0, cgroup_fd, child, request.target if in_pid_namespace else -1, [(request.target, others)])
 
 
 def _accompany(channel: Channel) -> tuple[int, list[str]]:
@@ -306,11 +349,14 @@ class _Exec:
                 identity,
                 lambda: program.enter_directory(cwd),
                 in_user_namespace=bool(self._request.differing & kernel.CLONE_NEWUSER),
+                listener=self._request.listener,
             )
             self._warnings += confinement.prepare(self._request.proc)
             self._channel.send(Message.READY, (console,) if console >= 0 else (), warnings=shortened(self._warnings))
             # nothing of the host's may be within reach from here on (CVE-2024-21626)
-            close_others(3 + self._request.keep, (self._channel.fileno(),))
+            listener = self._request.listener
+            needed = (self._channel.fileno(), listener.fileno() if listener is not None else -1)
+            close_others(3 + self._request.keep, needed)
             confinement.apply()
             step = "exec"
             environment = program.environment_of(self._process, identity.home)

@@ -16,10 +16,11 @@ from typing import Any
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, idmap, joining, namespaces, sources, spec_check, terminal
+from corten.runtime import groups, hooks, idmap, joining, namespaces, seccomp_listener, sources, spec_check, terminal
 from corten.runtime.handshake import Channel, Message
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Init, InitRequest, check_preserved
+from corten.runtime.seccomp_listener import SeccompListener
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ def create(
     sibling: bool = False,
     new_keyring: bool = True,
     timed: bool = False,
+    meanwhile: Callable[[int], None] = lambda pid: None,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
 
@@ -119,6 +121,7 @@ def create(
               is a user namespace it is the caller's child all the same, and ``die_with_parent`` has no effect
     new_keyring: leave the caller's session keyring behind
     timed:    measure init's steps
+    meanwhile: called with init's pid, beside its work; what it raises ends the attempt
     Errors:   CommandNotFound, CommandNotExecutable, InvalidParameter (config.json cannot be honoured), Conflict (the
               cgroup is in use), SystemFailure(step, errno).
     """
@@ -139,6 +142,8 @@ def create(
     joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path")}
     try:
         proc = HostProc()
+        profile = linux.get("seccomp") or {}
+        listener = SeccompListener(profile, state) if seccomp_listener.is_wanted(profile) else None
         ours, theirs = Channel.pair()
         request = InitRequest(
             spec=spec,
@@ -156,29 +161,42 @@ def create(
             gate=gate,
             die_with_parent=die_with_parent,
             new_keyring=new_keyring,
+            listener=listener,
             timed=timed,
             state=state,
         )
         if sibling and joining.needs_helper(joined, request.new):
             request.die_with_parent = False
         try:
-            return _Birth(request, joined, ours, sibling=sibling).run()
+            born = _Birth(request, joined, ours, sibling=sibling, meanwhile=meanwhile).run()
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
             proc.close()
+            if listener is not None:
+                listener.close()
     except BaseException:
-        cgroup.kill()
-        cgroup.delete()
+        groups.discard(cgroup)
         raise
+    groups.settle(cgroup)
+    return born
 
 
 class _Birth:
     """The parent's side until init is ready."""
 
-    def __init__(self, request: InitRequest, joined: dict[str, str], channel: Channel, *, sibling: bool) -> None:
+    def __init__(
+        self,
+        request: InitRequest,
+        joined: dict[str, str],
+        channel: Channel,
+        *,
+        sibling: bool,
+        meanwhile: Callable[[int], None],
+    ) -> None:
+        self._meanwhile = meanwhile
         self._request = request
         self._joined = joined
         self._channel = channel
@@ -196,7 +214,7 @@ class _Birth:
             # of the cgroup namespace the child must be in its group first; the time namespace may need its clocks set
             if kind != "cgroup" and not (kind == "time" and request.clock_offsets):
                 flags |= namespaces.FLAGS[kind]
-        if "user" in request.new and request.stdio is not None:
+        if request.in_user_namespace and request.stdio is not None:
             terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
             if "mount" in request.new:
@@ -238,6 +256,8 @@ class _Birth:
     def _accompany(self, pid: int) -> tuple[dict[str, Any], list[int]]:
         """Do the host's part until init is ready; its message and descriptors."""
         self._set_oom_score(pid)
+        if not self._request.needs_parent:
+            self._meanwhile(pid)
         answers: dict[str, Callable[[], Message]] = {
             Message.ARRIVED: lambda: self._prepare(pid),
             Message.MOUNTED: lambda: self._run_hooks(pid),
@@ -248,13 +268,18 @@ class _Birth:
                 raise SystemFailure("container init ended before it was ready", step="handshake")
             message = document["message"]
             if message == Message.READY:
+                if self._request.needs_parent:
+                    self._meanwhile(pid)
                 return document, descriptors
             if message not in answers:
                 raise SystemFailure(f"container init said {message} instead of {Message.READY}", step="handshake")
             self._channel.send(answers.pop(message)())
 
     def _set_oom_score(self, pid: int) -> None:
-        warning = groups.set_oom_score(self._request.proc, str(pid), self._request.spec["process"])
+        try:
+            warning = groups.set_oom_score(self._request.proc, str(pid), self._request.spec["process"])
+        except (FileNotFoundError, ProcessLookupError):
+            return  # init has ended already, and says why on the channel
         if warning:
             self._warnings.append(warning)
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection
 from typing import Any
 
 from corten.cgroup.hierarchy import Hierarchies
@@ -30,6 +31,9 @@ _PROC_FILES = tuple(
         "sys/crypto/fips_enabled",
     )
 )  # fmt: skip
+# file systems that show one kind of namespace, and where the host has its own
+_SHOWS = {"proc": "pid", "sysfs": "network", "mqueue": "ipc"}
+_OF_THE_HOST = {"proc": "/proc", "sysfs": "/sys", "mqueue": "/dev/mqueue"}
 _LONGEST_OPTION = 255  # fsconfig(2)
 
 
@@ -65,11 +69,18 @@ def _open_plain(root: int, clean: str) -> int:
 
 
 def make(
-    root: int, mount: dict[str, Any], *, source: int, cgroup: Cgroup, cgroup_namespace: bool, label: str = ""
+    root: int,
+    mount: dict[str, Any],
+    *,
+    source: int,
+    cgroup: Cgroup,
+    own: Collection[str],
+    label: str = "",
 ) -> None:
     """One entry of ``mounts``.
 
     source: the detached mount of a bind, -1 for others
+    own:    the kinds of namespaces that are not the host's
     cgroup: the container's group, which a mount of type cgroup shows
     label:  ``linux.mountLabel``, for file systems that are made here
     Errors: InvalidParameter (cannot be honoured), OSError naming call and path.
@@ -83,9 +94,10 @@ def make(
         elif is_bind(mount, options):
             _bind(root, destination, source)
         elif kind in ("cgroup", "cgroup2"):
-            _cgroup(root, destination, options, cgroup, cgroup_namespace)
+            _cgroup(root, destination, options, cgroup, "cgroup" in own)
         else:
-            _filesystem(root, destination, kind, mount.get("source") or kind, options, label)
+            is_own = _SHOWS.get(kind, "") in own
+            _filesystem(root, destination, kind, mount.get("source") or kind, options, label, is_own)
     except OSError as error:
         text = (error.strerror or str(error)).lower()
         raise OSError(error.errno, f"mount {mount.get('source') or kind} at {destination}: {text}") from error
@@ -113,12 +125,23 @@ def _bind(root: int, destination: str, source: int) -> None:
         os.close(place)
 
 
-def _filesystem(root: int, destination: str, kind: str, source: str, options: MountOptions, label: str) -> None:
+def _filesystem(
+    root: int, destination: str, kind: str, source: str, options: MountOptions, label: str, is_own: bool
+) -> None:
     if not kind:
         raise InvalidParameter(f"the mount at {destination} has no type")
     if kind != "proc" and paths.clean(destination) == "/proc":
         raise InvalidParameter("only a procfs can be mounted at /proc")
-    descriptor = _new_filesystem(kind, source, options, label)
+    try:
+        descriptor = _new_filesystem(kind, source, options, label)
+    except PermissionError:
+        # who has the host's namespace, in a user namespace, may not make a view of it, but use the host's own
+        if is_own or kind not in _SHOWS:
+            raise
+        if not os.path.isdir(_OF_THE_HOST[kind]):
+            return
+        descriptor = kernel.clone_tree(_OF_THE_HOST[kind], recursive=True)
+        kernel.mount_setattr(descriptor, set_=options.set_, propagation=kernel.MS_PRIVATE, recursive=True)
     try:
         made = kind == "tmpfs" and not _exists(root, destination)
         place = _open_destination(root, destination, kind, directory=True)

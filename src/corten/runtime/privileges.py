@@ -6,6 +6,7 @@ capabilities go; with it the filter is the last thing.  Sources: capabilities(7)
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from typing import Any
 
 from corten.errors import InvalidParameter
 from corten.linux import process as kernel
-from corten.runtime import labels, scheduling, seccomp
+from corten.runtime import labels, scheduling, seccomp, seccomp_listener
 from corten.runtime.hostproc import HostProc
+from corten.runtime.seccomp_listener import SeccompListener
 from corten.runtime.users import Identity
 
 RLIMITS: dict[str, int] = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
@@ -106,12 +108,21 @@ class Capabilities:
 
 
 def set_ids(identity: Identity, *, may_set_groups: bool) -> None:
-    """Groups first, then ids; capabilities are kept for the moment."""
+    """Groups first, then ids; capabilities are kept for the moment.
+
+    Errors: InvalidParameter for ids that a user namespace does not have.
+    """
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
-    if may_set_groups:
-        os.setgroups(list(identity.groups))
-    os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    try:
+        if may_set_groups:
+            os.setgroups(list(identity.groups))
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        wanted = f"user {identity.uid}, group {identity.gid}, groups {', '.join(map(str, identity.groups))}"
+        raise InvalidParameter(f"not all of these ids are mapped in the container's user namespace: {wanted}") from None
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
 
 
@@ -138,10 +149,12 @@ class Confinement:
         enter: Callable[[], None],
         *,
         in_user_namespace: bool,
+        listener: SeccompListener | None = None,
     ) -> None:
         self._process = process
         self._linux = linux
         self._program = program
+        self._listener = listener
         self._identity = identity
         self._enter = enter
         self._capabilities = Capabilities(process.get("capabilities"), in_user_namespace=in_user_namespace)
@@ -154,6 +167,8 @@ class Confinement:
         labels.apply(self._process, proc)
         scheduling.apply(self._process, self._linux)
         self._may_set_groups = may_set_groups(proc)
+        if self._listener is not None:
+            self._listener.remember_self(proc)
         # late: they bind us as well
         return self._capabilities.warnings + set_rlimits(self._process.get("rlimits") or [])
 
@@ -163,7 +178,7 @@ class Confinement:
             kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._capabilities.limit_bounding()
         if self._program and not self._no_new_privileges:
-            seccomp.install(self._program, self._flags)
+            seccomp_listener.install(self._program, self._flags, self._listener)
         set_ids(self._identity, may_set_groups=self._may_set_groups)
         self._enter()
         umask = (self._process.get("user") or {}).get("umask")
@@ -175,4 +190,4 @@ class Confinement:
     def seal(self) -> None:
         """Right before execve: the filter that may block even what we still do."""
         if self._program and self._no_new_privileges:
-            seccomp.install(self._program, self._flags)
+            seccomp_listener.install(self._program, self._flags, self._listener)

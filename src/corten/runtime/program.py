@@ -49,9 +49,8 @@ def _check(path: str) -> None:
         raise CommandNotFound(f"exec: {quoted}: stat {path}: {(error.strerror or '').lower()}") from None
     except OSError as error:
         raise CommandNotExecutable(f"exec: {quoted}: stat {path}: {(error.strerror or '').lower()}") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise CommandNotExecutable(f"exec: {quoted}: is a directory")
-    if not os.access(path, os.X_OK, effective_ids=True):
+    # of a directory too, as execve says it: clients before 24 do not know another word that means 126
+    if stat.S_ISDIR(status.st_mode) or not os.access(path, os.X_OK, effective_ids=True):
         raise CommandNotExecutable(f"exec: {quoted}: permission denied")
     refuse_our_own(path, path)
 

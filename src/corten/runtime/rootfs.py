@@ -9,7 +9,7 @@ from typing import Any
 
 from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import mount as kernel
-from corten.linux import paths
+from corten.linux import mounts, paths, user_namespace
 
 PROPAGATION = {
     "": kernel.MS_PRIVATE,
@@ -122,12 +122,27 @@ def write_sysctls(values: dict[str, str]) -> None:
     """Through a procfs of our own that nothing can lie in front of (CVE-2025-52881)."""
     if not values:
         return
-    descriptor = kernel.new_filesystem("proc", "proc", [])
+    descriptor = _procfs()
     try:
         for name, value in values.items():
             _write_sysctl(descriptor, name, value)
     finally:
         os.close(descriptor)
+
+
+def _procfs() -> int:
+    """A procfs that is not the container's to shape."""
+    try:
+        return kernel.new_filesystem("proc", "proc", [])
+    except PermissionError:
+        # in a user namespace with the pid namespace of the host: the root has not been entered, /proc is the host's
+        if user_namespace.is_initial():
+            raise
+    descriptor = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if paths.filesystem_type(descriptor) != paths.PROC_SUPER_MAGIC:
+        os.close(descriptor)
+        raise SystemFailure("/proc of the host is not a procfs", step="sysctl")
+    return descriptor
 
 
 def _write_sysctl(procfs: int, name: str, value: str) -> None:
@@ -153,13 +168,27 @@ def pivot(root: int) -> None:
     os.chdir("/")
 
 
-def make_read_only() -> None:
-    """The root that has been entered."""
+def parts_of(copy: int, path: str) -> list[int]:
+    """Descriptors of the mounts that belong to a root itself, those that it had before anything was mounted in it.
+
+    Without the machine's root a root may consist of several (``linux/root_pieces.py``).
+
+    copy: the root's, recursive; path: where the original is
+    """
+    inside = f"{path.rstrip('/')}/"
+    return [
+        paths.open_in_root(copy, entry.target.removeprefix(inside), os.O_PATH)
+        for entry in mounts.read()
+        if entry.target.startswith(inside)
+    ]
+
+
+def make_read_only(parts: list[int]) -> None:
+    """The root that has been entered, and the other mounts that belong to it."""
     descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_RDONLY)
-    finally:
-        os.close(descriptor)
+    for place in (descriptor, *parts):
+        kernel.mount_setattr(place, set_=kernel.MOUNT_ATTR_RDONLY)
+        os.close(place)
 
 
 def propagate(propagation: str) -> None:

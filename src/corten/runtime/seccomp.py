@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from corten.errors import InvalidParameter
-from corten.linux import process as kernel
+from corten.runtime import seccomp_listener
 
 _PROFILES = Path(__file__).parent / "profiles"
 
@@ -31,6 +31,7 @@ _RET_KILL_PROCESS = 0x80000000
 _RET_KILL_THREAD = 0x00000000
 _RET_TRAP = 0x00030000
 _RET_ERRNO = 0x00050000
+_RET_NOTIFY = 0x7FC00000
 _RET_TRACE = 0x7FF00000
 _RET_LOG = 0x7FFC0000
 _RET_ALLOW = 0x7FFF0000
@@ -62,7 +63,12 @@ ARCHITECTURES = {
 _COMPATIBLE = {"x86_64": "x86", "aarch64": "arm"}
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
-FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
+FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1,
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 0x20,
+}
 OPERATORS = (
     "SCMP_CMP_NE",
     "SCMP_CMP_LT",
@@ -123,8 +129,9 @@ def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[st
     resolved: dict[str, Any] = {"defaultAction": profile.get("defaultAction") or ""}
     if profile.get("defaultErrnoRet") is not None:
         resolved["defaultErrnoRet"] = profile["defaultErrnoRet"]
-    if profile.get("flags"):
-        resolved["flags"] = profile["flags"]
+    for name in ("flags", "listenerPath", "listenerMetadata"):
+        if profile.get(name):
+            resolved[name] = profile[name]
     architectures = list(profile.get("architectures") or ())
     if profile.get("archMap"):
         if architectures:
@@ -146,8 +153,7 @@ def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[st
 
 def check(seccomp: dict[str, Any]) -> None:
     """``linux.seccomp``.  Errors: InvalidParameter naming the field."""
-    if seccomp.get("listenerPath"):
-        raise InvalidParameter("config.json: linux.seccomp.listenerPath: user space notification is not supported")
+    seccomp_listener.check(seccomp)
     _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
     filter_flags(seccomp)
     for name in seccomp.get("architectures") or ():
@@ -167,7 +173,7 @@ def check(seccomp: dict[str, Any]) -> None:
 
 ACTIONS = (
     "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO",
-    "SCMP_ACT_TRACE", "SCMP_ACT_LOG", "SCMP_ACT_ALLOW",
+    "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_LOG", "SCMP_ACT_ALLOW",
 )  # fmt: skip
 
 
@@ -179,6 +185,7 @@ def _answer(action: str, errno_ret: int | None) -> int:
         "SCMP_ACT_KILL_PROCESS": _RET_KILL_PROCESS,
         "SCMP_ACT_TRAP": _RET_TRAP,
         "SCMP_ACT_ERRNO": _RET_ERRNO | (value & 0xFFFF),
+        seccomp_listener.ACTION: _RET_NOTIFY,
         "SCMP_ACT_TRACE": _RET_TRACE | (value & 0xFFFF),
         "SCMP_ACT_LOG": _RET_LOG,
         "SCMP_ACT_ALLOW": _RET_ALLOW,
@@ -399,7 +406,3 @@ def _keep(cache: str, file: str, program: bytes) -> None:
         os.replace(temporary, file)
     except OSError:
         pass  # a cache that cannot be written costs time only
-
-
-def install(program: bytes, flags: int) -> None:
-    kernel.seccomp_filter(program, flags)

@@ -171,6 +171,8 @@ def check_shape(value: Any, shape: Shape, path: str = "") -> None:
     """
     if isinstance(shape, list):
         _check_type(value, list, path)
+        if isinstance(shape[0], type) and set(map(type, value)) <= {shape[0]}:
+            return  # most lists are long and plain
         for index, item in enumerate(value):
             check_shape(item, shape[0], f"{path}[{index}]")
     elif isinstance(shape, dict):
@@ -188,16 +190,16 @@ def _check_object(value: dict[str, Any], shape: dict[str, Any], path: str) -> No
         return
     for field, inner in shape.items():
         name = field.removesuffix("!")
-        place = f"{path}.{name}" if path else name
         item = value.get(name)
         if item is None:
             if name != field:
-                raise InvalidParameter(f"config.json: {place} is missing")
-        elif inner is str or inner is int or inner is bool:
-            if type(item) is not inner:
-                _check_type(item, inner, place)
-        else:
-            check_shape(item, inner, place)
+                raise InvalidParameter(f"config.json: {_below(path, name)} is missing")
+        elif type(item) is not inner:
+            check_shape(item, inner, _below(path, name))
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _check_type(value: Any, kind: type, path: str) -> None:

@@ -108,7 +108,8 @@ def _map_ids(copy: int, mount: dict[str, Any], options: MountOptions, user_names
     namespace = user_namespace()
     if namespace < 0:
         raise InvalidParameter(f"the id-mapped mount at {mount['destination']} needs uidMappings and gidMappings")
-    kernel.mount_setattr(copy, set_=kernel.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=options.idmap_recursive)
+    source = mount.get("source") or mount["destination"]
+    kernel.map_ids(copy, namespace, source, recursive=options.idmap_recursive)
 
 
 def apply_attributes(descriptor: int, options: MountOptions) -> None:

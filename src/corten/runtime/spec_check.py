@@ -17,7 +17,7 @@ from corten.runtime.devices import KINDS
 from corten.runtime.mount_options import parse
 from corten.runtime.privileges import check_rlimits
 from corten.runtime.rootfs import PROPAGATION, sysctl_path
-from corten.runtime.shapes import MOUNT, PROCESS, RESOURCES, SPEC, check_shape
+from corten.runtime.shapes import PROCESS, RESOURCES, SPEC, check_shape
 from corten.runtime.users import check_ids
 
 NAMESPACES = tuple(namespaces.FLAGS)
@@ -108,7 +108,6 @@ def _check_process(process: dict[str, Any], linux: dict[str, Any]) -> None:
 def _check_mounts(entries: list[dict[str, Any]]) -> None:
     for index, mount in enumerate(entries):
         path = f"mounts[{index}]"
-        check_shape(mount, MOUNT, path)
         options = parse(mount.get("options") or [])
         bind = options.bind or mount.get("type") == "bind"
         if bind and not mount.get("source") and not options.remount:
@@ -153,8 +152,8 @@ def _check_namespaces(spec: dict[str, Any], linux: dict[str, Any]) -> None:
         entry["type"] for entry in entries if entry.get("path") and not namespaces.is_ours(entry["path"], entry["type"])
     }
     _check_mount_namespace(spec, linux, seen, apart, own)
-    if (linux.get("uidMappings") or linux.get("gidMappings")) and "user" not in own:
-        raise _fail("linux.uidMappings", "mappings need a new user namespace")
+    if (linux.get("uidMappings") or linux.get("gidMappings")) and "user" not in seen:
+        raise _fail("linux.uidMappings", "mappings need a user namespace")
     for name in ("hostname", "domainname"):
         if spec.get(name) and "uts" not in apart:
             raise _fail(name, "needs a uts namespace of the container's own")

@@ -43,6 +43,7 @@ ALLOWED: dict[str, frozenset[Status]] = {
     "kill": frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED}),
     "delete": frozenset({Status.CREATED, Status.STOPPED}),
     "exec": frozenset({Status.CREATED, Status.RUNNING}),
+    "checkpoint": frozenset({Status.RUNNING}),
     "pause": frozenset({Status.CREATED, Status.RUNNING}),
     "resume": frozenset({Status.PAUSED}),
     "update": frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED}),

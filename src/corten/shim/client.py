@@ -85,6 +85,7 @@ class Client:
             self._streams.feed(kept)
         if detach:
             self.close()
+            self._streams.on_detached()
         else:
             self.update()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import CortenError
@@ -34,6 +33,8 @@ def stop_stragglers(cgroup: Cgroup | None) -> bool:
 
 def clear(place: Place, cgroup: Cgroup | None) -> list[str]:
     """Take mount and cgroup away; what went wrong."""
+    if place.runtime:
+        place.foreign.delete()
     unmount_root(place.target)
     if cgroup is not None:
         try:
@@ -47,15 +48,7 @@ def run_last_hooks(place: Place, pid: int) -> list[str]:
     """The specification's ``poststop``: the container is gone; what went wrong."""
     try:
         spec = read_spec(place)
-        state: dict[str, Any] = {
-            "ociVersion": spec["ociVersion"],
-            "id": place.container_id,
-            "status": "stopped",
-            "pid": pid,
-            "bundle": place.bundle,
-            "annotations": spec.get("annotations") or {},
-        }
-        hooks.run(spec.get("hooks") or {}, "poststop", state)
+        hooks.run(spec.get("hooks") or {}, "poststop", place.state(spec, "stopped", pid))
     except (CortenError, OSError, ValueError, KeyError) as error:
         return [f"poststop: {error}"]
     return []

@@ -13,7 +13,7 @@ RUNNING = b"running"
 FAILED = b"failed"
 READY = b"ready"
 
-TTY, STDIN, STDIN_ONCE, DROP_SLOW, LOGGED, ORPHANS = 1, 2, 4, 8, 16, 32
+TTY, STDIN, STDIN_ONCE, DROP_SLOW, LOGGED, ORPHANS, FOREIGN = 1, 2, 4, 8, 16, 32, 64
 WITH_STDIN, WITH_STDOUT, WITH_STDERR = 1, 2, 4
 
 # a stream that is attached from the start: (WITH_… flags, detach keys)

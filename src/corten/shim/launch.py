@@ -9,15 +9,17 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import SystemFailure
+from corten.errors import CortenError, SystemFailure
 from corten.linux import mount as mounting
 from corten.linux import overlay
-from corten.runtime import joining, lifecycle
+from corten.linux import process as kernel
+from corten.runtime import groups, idmap, joining, lifecycle
 from corten.shim import self_care
+from corten.shim.foreign import Runtime
 from corten.shim.helper import Result
 from corten.shim.protocol import read_all
 
@@ -31,9 +33,21 @@ class Place:
     target:    where its root is mounted
     cgroup:    its path in the hierarchies
     spec_fd:   a memfd with ``{"spec": …, "rootfs": …}``
+    runtime:   another OCI runtime's command line; empty for Corten's own
     """
 
-    __slots__ = ("bundle", "cgroup", "container_id", "directory", "last_hooks", "seccomp_cache", "spec_fd", "target")
+    __slots__ = (
+        "bundle",
+        "cgroup",
+        "container_id",
+        "directory",
+        "last_hooks",
+        "runtime",
+        "runtime_root",
+        "seccomp_cache",
+        "spec_fd",
+        "target",
+    )
 
     def __init__(self, header: dict[str, Any], spec_fd: int) -> None:
         self.container_id: str = header["id"]
@@ -43,7 +57,25 @@ class Place:
         self.bundle: str = header["bundle"]
         self.seccomp_cache: str = header["seccomp_cache"]
         self.last_hooks: bool = header["poststop"]
+        self.runtime: list[str] = header["runtime"]
+        self.runtime_root: str = header["runtime_root"]
         self.spec_fd = spec_fd
+
+    @property
+    def foreign(self) -> Runtime:
+        """The container under its other runtime."""
+        return Runtime(self.runtime, self.runtime_root, self.directory, self.container_id)
+
+    def state(self, spec: dict[str, Any], status: str, pid: int) -> dict[str, Any]:
+        """The container's state as hooks and listeners get it: runtime-spec runtime.md, "State"."""
+        return {
+            "ociVersion": spec["ociVersion"],
+            "id": self.container_id,
+            "status": status,
+            "pid": pid,
+            "bundle": self.bundle,
+            "annotations": spec.get("annotations") or {},
+        }
 
 
 def read_spec(place: Place) -> dict[str, Any]:
@@ -72,30 +104,46 @@ def start(place: Place, streams: Streams, hand_over: Callable[[int, int, int], N
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
     document = json.loads(read_all(place.spec_fd))
-    mount_root(document["rootfs"])
+    mount_root(document["rootfs"], document["spec"].get("linux") or {})
     try:
-        return _run(place, document["spec"], streams, hand_over)
+        run = _run_foreign if place.runtime else _run
+        return run(place, document["spec"], streams, hand_over)
     except BaseException:
         unmount_root(place.target)
         raise
 
 
-def mount_root(rootfs: dict[str, Any]) -> None:
-    """Attach the root at its target; a plain directory ("bind") is where it should be.
+def mount_root(rootfs: dict[str, Any], linux: dict[str, Any]) -> None:
+    """Attach the root at its target; a plain directory ("bind") is where it should be, but for its ids.
 
     Errors: SystemFailure.
     """
-    if rootfs["type"] == "bind":
-        return
     target = rootfs["target"]
+    joined = next((item.get("path") or "" for item in linux.get("namespaces") or () if item["type"] == "user"), "")
     try:
-        os.makedirs(target, 0o700, exist_ok=True)
-        overlay.overlay_mount(
-            target, rootfs["lower"], rootfs["upper"] or None, rootfs["work"] or None, rootfs["options"]
-        )
+        with idmap.namespace_of(linux, joined) as namespace:
+            ids = namespace()
+            if rootfs["type"] != "bind":
+                os.makedirs(target, 0o700, exist_ok=True)
+                upper, work = rootfs["upper"] or None, rootfs["work"] or None
+                with _mounting_as(linux, ids):
+                    overlay.overlay_mount(target, rootfs["lower"], upper, work, rootfs["options"], ids=ids)
+            elif ids >= 0:
+                mounting.bind_mapped(target, ids)
     except OSError as error:
         text = f"cannot mount the container's root at {target}: {error}"
         raise SystemFailure(text, step="mount root", errno=error.errno or 0) from error
+
+
+@contextlib.contextmanager
+def _mounting_as(linux: dict[str, Any], ids: int) -> Iterator[None]:
+    """An overlay makes its files as who has mounted it: that must be someone who has an id in its layers."""
+    uid, gid = idmap.host_ids(linux)
+    if ids < 0 or uid < 0 or gid < 0:
+        yield
+        return
+    with kernel.making_files_as(uid, gid):
+        yield
 
 
 def unmount_root(target: str) -> None:
@@ -107,6 +155,16 @@ def unmount_root(target: str) -> None:
 def _run(
     place: Place, spec: dict[str, Any], streams: Streams, hand_over: Callable[[int, int, int], None]
 ) -> dict[str, Any]:
+    started_ns = 0
+
+    def meanwhile(pid: int) -> None:
+        nonlocal started_ns
+        started_ns = time.time_ns()
+        # before the program runs: whoever finds the shim gone must be able to find the program
+        write_state(place, pid, started_ns)
+        if streams is not None:
+            hand_over(pid, started_ns, -1)
+
     init = lifecycle.create(
         spec,
         container_id=place.container_id,
@@ -115,17 +173,34 @@ def _run(
         seccomp_cache=place.seccomp_cache,
         die_with_parent=True,
         sibling=True,
+        meanwhile=meanwhile,
     )
     try:
-        started_ns = time.time_ns()
-        # before the program runs: whoever finds the shim gone must be able to find the program
-        write_state(place, init.pid, started_ns)
-        hand_over(init.pid, started_ns, init.console_fd)
+        if streams is None:
+            # the terminal is made inside
+            hand_over(init.pid, started_ns, init.console_fd)
         init.start()
     except BaseException:
         init.abandon()
         raise
     return {"pid": init.pid, "started_ns": started_ns, "warnings": init.warnings}
+
+
+def _run_foreign(
+    place: Place, spec: dict[str, Any], streams: Streams, hand_over: Callable[[int, int, int], None]
+) -> dict[str, Any]:
+    self_care.adopt_orphans()  # the program's parent ends before it runs: it is ours, and later the shim's
+    foreign = place.foreign
+    pid, console = foreign.create(spec, streams)
+    try:
+        started_ns = time.time_ns()
+        write_state(place, pid, started_ns)
+        hand_over(pid, started_ns, console)
+        foreign.start()
+    except BaseException:
+        foreign.delete()
+        raise
+    return {"pid": pid, "started_ns": started_ns, "warnings": []}
 
 
 def write_state(place: Place, pid: int, started_ns: int) -> None:
@@ -136,6 +211,8 @@ def write_state(place: Place, pid: int, started_ns: int) -> None:
         "target": place.target,
         "shim": os.getppid(),
     }
+    if place.runtime:
+        document["runtime"] = [*place.runtime, "--root", place.runtime_root]
     write_file(place.directory, "state.json", json.dumps(document))
 
 
@@ -149,24 +226,35 @@ def execute(place: Place, init_pid: int, process: bytes, streams: Streams) -> Re
     Errors:  CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure
     """
     self_care.allow_oom_kill()
+    if place.runtime:
+        pid, console = place.foreign.execute(json.loads(process), init_pid, streams)
+        return {"pid": pid, "warnings": []}, [console] if console >= 0 else []
+    spec = read_spec(place)
     made = joining.exec_process(
         init_pid,
-        read_spec(place),
+        spec,
         json.loads(process),
         cgroup=Cgroup(place.cgroup),
         stdio=streams,
         seccomp_cache=place.seccomp_cache,
+        state=place.state(spec, "running", init_pid),
     )
     document = {"pid": made.pid, "warnings": made.warnings}
     return document, [made.console_fd] if made.console_fd >= 0 else []
 
 
 def freeze(place: Place) -> Result:
+    if place.runtime:
+        place.foreign.pause()
+        return {}, []
     Cgroup(place.cgroup).freeze()
     return {}, []
 
 
 def thaw(place: Place) -> Result:
+    if place.runtime:
+        place.foreign.resume()
+        return {}, []
     Cgroup(place.cgroup).thaw()
     return {}, []
 
@@ -174,8 +262,19 @@ def thaw(place: Place) -> Result:
 def update(place: Place, resources: bytes) -> Result:
     """resources: ``linux.resources`` of the runtime specification as JSON."""
     cgroup = Cgroup(place.cgroup)
-    cgroup.update(json.loads(resources))
+    groups.update(cgroup, json.loads(resources))
     return {"warnings": cgroup.warnings}, []
+
+
+def kill(place: Place, pid: int, number: int) -> Result:
+    """A signal for a program under another runtime, which may have to pass it on."""
+    try:
+        place.foreign.kill(number)
+    except (CortenError, OSError):
+        # it has ended, or the runtime is gone: the program's end is seen by its parent
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+    return {}, []
 
 
 def kill_all(place: Place, number: int) -> Result:

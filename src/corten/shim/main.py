@@ -14,7 +14,8 @@ Operations on a control connection (see ``protocol``), each answered with the sa
     kill, pause, resume, update    payload of update: the resources
     log-flush, log-rotate, state
 
-Events: ``exit`` (code, at_ns, oom_killed, problems), ``exec-exit`` (id, code), ``log-error`` (dropped).
+Events: ``exit`` (code, at_ns, oom_killed, problems), ``exec-exit`` (id, code), ``log-error`` (dropped),
+``detach`` (id of an exec, or ""): a client has typed its detach keys.
 
 The exit is never lost: it is written to ``exit.json`` before anyone is told, and that file stays until a daemon has
 recorded it.  Should the shim itself be killed, the kernel kills the program with it (PR_SET_PDEATHSIG); what that
@@ -85,7 +86,7 @@ class Shim:
         self._log: Log | None = None
         self._pid = 0
         self._started_ns = 0
-        self._running = self._is_waiting = False
+        self._running = self._is_waiting = self._is_foreign = False
         self._children = Children(self._loop, self._claim)
         self._loop.watch(maker.fileno(), select.EPOLLIN, self._maker_ready)
         self._loop.on_quiet(self_care.trim)
@@ -126,6 +127,7 @@ class Shim:
         """The program is about to run: be ready for its first byte."""
         self._pid, self._started_ns, flags, clients, plan, self._request = handover.unpack(packet)
         self._listener, self._spec_fd, *rest = descriptors
+        self._is_foreign = bool(flags & handover.FOREIGN)
         count = 1 if flags & handover.TTY else 3 if flags & handover.STDIN else 2
         if flags & handover.LOGGED:
             self._log = Log(plan, self._loop, self._tell_log_error, self.leave_trace)
@@ -136,6 +138,7 @@ class Shim:
             drop_slow=bool(flags & handover.DROP_SLOW),
             stdin_once=bool(flags & handover.STDIN_ONCE),
         )
+        streams.on_detached = lambda: self._tell_detached("")
         streams.connect(rest[:count])
         if flags & handover.ORPHANS:
             self_care.adopt_orphans()
@@ -235,6 +238,9 @@ class Shim:
     def _tell_log_error(self) -> None:
         self._control.broadcast({"event": "log-error", "dropped": self._dropped()})
 
+    def _tell_detached(self, exec_id: str) -> None:
+        self._control.broadcast({"event": "detach", "id": exec_id})
+
     def _dropped(self) -> int:
         return self._log.dropped if self._log is not None else 0
 
@@ -262,6 +268,7 @@ class Shim:
         exec_id, pid, process = header["id"], self._pid, packet.payload()
         tty = bool(header["tty"])
         streams = Streams(self._loop, tty=tty, sink=None, drop_slow=False, stdin_once=True)
+        streams.on_detached = lambda: self._tell_detached(exec_id)
         if packet.descriptors:
             self._attach_to(streams, packet)
         pipes = Pipes(tty=tty, with_input=header["stdin"])
@@ -315,6 +322,10 @@ class Shim:
             raise NotModified("the container has ended")
         if packet.header.get("all"):
             self._work(lambda place: launch.kill_all(place, number), reply)
+            return
+        if self._is_foreign:
+            pid = self._pid
+            self._work(lambda place: launch.kill(place, pid, number), reply)
             return
         os.kill(self._pid, number)
         reply({})

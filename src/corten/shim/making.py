@@ -112,6 +112,7 @@ class Maker:
             (handover.DROP_SLOW, options.non_blocking),
             (handover.LOGGED, header["log"]["type"] != "none"),
             (handover.ORPHANS, header["orphans"]),
+            (handover.FOREIGN, bool(header["runtime"])),
         ):
             flags |= flag if chosen else 0
         clients = [(handover.wants(item), bytes.fromhex(item["detach_keys"])) for item in header["attach"]]

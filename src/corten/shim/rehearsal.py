@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import array
 import contextlib
+import json
 import os
 import shutil
 import socket
 
 from corten.errors import CortenError
 from corten.logdriver.options import LogOptions
+from corten.runtime import spec_check
+from corten.runtime.defaults import default_spec
 from corten.shim import handover, protocol, self_care
 from corten.shim.main import Shim
 from corten.shim.pipes import Pipes
 
 _TIMES = 6
+_READINGS = 16
 _OUTPUTS = 4
 
 
@@ -29,8 +33,16 @@ def rehearse(directory: str) -> None:
         os.mkdir(directory, 0o700)
         for _ in range(_TIMES):
             _once(directory)
+        _read_specs()
     shutil.rmtree(directory, ignore_errors=True)
     self_care.trim()
+
+
+def _read_specs() -> None:
+    """What every maker does with its request."""
+    document = json.dumps(default_spec())
+    for _ in range(_READINGS):
+        spec_check.check(json.loads(document))
 
 
 def _once(directory: str) -> None:

@@ -17,8 +17,10 @@ import gc  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 
+from corten.cgroup.hierarchy import Hierarchies  # noqa: E402
 from corten.linux import process as kernel  # noqa: E402
 from corten.shim import protocol, self_care  # noqa: E402
+from corten.shim.lending import lend  # noqa: E402
 from corten.shim.main import run_shim  # noqa: E402
 from corten.shim.rehearsal import rehearse  # noqa: E402
 
@@ -42,6 +44,7 @@ def main(descriptor: int, scratch: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    Hierarchies.here()  # shims inherit it: the table of mounts is long where many containers run
     rehearse(scratch)
     # shims are reaped by the kernel
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -63,7 +66,10 @@ def main(descriptor: int, scratch: str) -> None:
         if os.fork() == 0:
             try:
                 connection.close()
-                run_shim(control)
+                if packet.header["op"] == "lend":
+                    lend(control, packet)
+                else:
+                    run_shim(control)
             finally:
                 os._exit(0)
         self_care.set_name(b"corten-spawner")

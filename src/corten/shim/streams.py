@@ -56,6 +56,7 @@ class Streams:
         self._paused = False
         self.on_clients_gone: Callable[[], None] = lambda: None
         self.on_outputs_ended: Callable[[], None] = lambda: None
+        self.on_detached: Callable[[], None] = lambda: None
 
     # -- descriptors --------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class Snapshotter(Protocol):
 
     name: str
     overlay_whiteouts: bool
+    moving: set[str]
+    """Layers on their way in or out: on disk, and not in their owner's records yet or any more."""
 
     def stage(self, parent: str | None) -> str:
         """A new layer above ``parent`` that nobody sees yet; its id.  Its diff path takes the changes."""
@@ -66,7 +68,37 @@ class Snapshotter(Protocol):
         """Remove a layer, committed or not; nothing there is no error."""
         ...
 
-    def create(self, container_id: str, parent: str | None) -> None: ...
+    def flaw(self, layer_id: str) -> str:
+        """What a committed layer lacks on disk, "" for nothing; its files are not looked at."""
+        ...
+
+    def is_linked(self, layer_id: str, parent: str | None) -> bool:
+        """Whether a layer is found by its short name and stands on ``parent``."""
+        ...
+
+    def relink(self, layer_id: str, parent: str | None) -> None:
+        """Make ``is_linked`` true."""
+        ...
+
+    def replace(self, layer_id: str, staged_id: str) -> None:
+        """A committed layer takes the place of another, whose files go; no program may be using those."""
+        ...
+
+    def strays(self, known: set[str]) -> list[Path]:
+        """Links that lead to nothing; those of ``known`` layers, which may be made again, are none."""
+        ...
+
+    def container_flaw(self, container_id: str) -> str:
+        """What a container lacks on disk, "" for nothing."""
+        ...
+
+    def create(self, container_id: str, parent: str | None, *, size_limit: int = 0) -> None:
+        """The layers of a container; what it may write itself is limited to ``size_limit`` bytes, 0 for no limit.
+
+        Errors: InvalidParameter when there can be no such limit.
+        """
+        ...
+
     def remove(self, container_id: str) -> None: ...
     def rootfs(self, container_id: str) -> RootfsMount: ...
 

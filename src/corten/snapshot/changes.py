@@ -59,10 +59,22 @@ def of_overlay(upper: Path, lower: list[Path]) -> list[Change]:
                 if known:
                     changes.append(Change(f"/{relative}", "D"))
                 continue
-            if known and stat.S_ISDIR(status.st_mode) and is_opaque(f"{directory}/{name}"):
-                changes += _hidden_by_opaque(upper, lower, relative)
+            if known and stat.S_ISDIR(status.st_mode):
+                if is_opaque(f"{directory}/{name}"):
+                    changes += _hidden_by_opaque(upper, lower, relative)
+                elif _is_untouched(f"{directory}/{name}", status, lower, relative):
+                    continue
             changes.append(Change(f"/{relative}", "C" if known else "A"))
     return sorted(set(changes))
+
+
+def _is_untouched(directory: str, status: os.stat_result, lower: list[Path], relative: str) -> bool:
+    """An empty directory as the one that it covers, down to the time: made to mount something on it, and never used."""
+    covered = next((place for layer in lower if os.path.lexists(place := layer / relative)), None)
+    if covered is None or os.listdir(directory):
+        return False
+    before = os.lstat(covered)
+    return (before.st_mode, before.st_mtime_ns) == (status.st_mode, status.st_mtime_ns)
 
 
 def _hidden_by_opaque(upper: Path, lower: list[Path], relative: str) -> list[Change]:

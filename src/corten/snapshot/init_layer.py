@@ -9,6 +9,8 @@ import os
 import stat
 from pathlib import Path
 
+from corten.linux import user_namespace
+
 # (path, kind): as dockerd makes them
 _ENTRIES = (
     ("dev", "directory"),
@@ -64,7 +66,7 @@ def _make_directory(descriptor: int, path: str, present: os.stat_result | None) 
     os.mkdir(path, 0o755, dir_fd=descriptor)
     if present is not None:
         # the topmost directory gives a merged one its owner and mode
-        os.chown(path, present.st_uid, present.st_gid, dir_fd=descriptor)
+        os.chown(path, *user_namespace.owner(present), dir_fd=descriptor)
         os.chmod(path, stat.S_IMODE(present.st_mode), dir_fd=descriptor)
 
 

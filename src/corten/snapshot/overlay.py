@@ -6,10 +6,12 @@ overlay2/<id>/lower       the short names of the layers below, nearest first
 overlay2/<id>/work        scratch space of the kernel
 overlay2/<id>/committed   present once the layer is complete
 overlay2/<id>-init        a container's init layer; overlay2/<container id>/merged is its root while it runs
+overlay2/<id>/disk        holds diff and work of a container whose size is limited (disk_limits.py)
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import secrets
@@ -20,15 +22,15 @@ from pathlib import Path
 from corten.errors import NotFound
 from corten.linux import mount as mounting
 from corten.linux import overlay as kernel
-from corten.linux import paths
+from corten.linux import paths, user_namespace
 from corten.snapshot import changes, init_layer
 from corten.snapshot.api import Change, RootfsMount
-
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+from corten.snapshot.disk_limits import DiskLimits
 
 
 def short_name() -> str:
-    return "".join(secrets.choice(_LETTERS) for _ in range(26))
+    """26 letters and digits, as Docker's are."""
+    return base64.b32encode(secrets.token_bytes(17)).decode()[:26]
 
 
 class OverlaySnapshotter:
@@ -41,16 +43,21 @@ class OverlaySnapshotter:
         self._root = data_root / "overlay2"
         (self._root / "l").mkdir(parents=True, exist_ok=True, mode=0o710)
         self._root.chmod(0o710)
+        self.moving: set[str] = set()
+        self._limits = DiskLimits(self._root)
 
     # -- layers -------------------------------------------------------------------------------------------------------
 
-    def _make(self, snapshot_id: str, lower: list[str]) -> Path:
+    def _make(self, snapshot_id: str, lower: list[str], *, size_limit: int = 0) -> Path:
         directory = self._root / snapshot_id
         directory.mkdir(mode=0o710)
-        (directory / "diff").mkdir(mode=0o755)
-        self._link(directory, "../" + snapshot_id + "/diff")
+        if size_limit:
+            self._limits.prepare(snapshot_id, size_limit)
+        place = self._limits.place(snapshot_id)
+        (place / "diff").mkdir(mode=0o755)
+        self._link(directory, f"../{place.relative_to(self._root)}/diff")
         if lower:
-            (directory / "work").mkdir(mode=0o700)
+            (place / "work").mkdir(mode=0o700)
             (directory / "lower").write_text(":".join(lower))
         return directory
 
@@ -80,6 +87,7 @@ class OverlaySnapshotter:
 
     def stage(self, parent: str | None) -> str:
         layer_id = secrets.token_hex(32)
+        self.moving.add(layer_id)
         self._make(layer_id, self._below(parent))
         return layer_id
 
@@ -108,6 +116,7 @@ class OverlaySnapshotter:
 
     def register_directory(self, layer_id: str, directory: str) -> None:
         place = self._root / layer_id
+        self.moving.add(layer_id)
         place.mkdir(mode=0o710)
         (place / "source").write_text(directory)
         self._link(place, directory)
@@ -122,10 +131,86 @@ class OverlaySnapshotter:
             paths.remove_tree(descriptor, layer_id)
         finally:
             os.close(descriptor)
+        self.moving.discard(layer_id)
+
+    # -- repair -------------------------------------------------------------------------------------------------------
+
+    def flaw(self, layer_id: str) -> str:
+        if not (self._root / layer_id).is_dir():
+            return "its directory is missing"
+        if not self.diff_path(layer_id).is_dir():
+            return "the directory of its files is missing"
+        return "" if self.is_committed(layer_id) else "it was never completed"
+
+    def is_linked(self, layer_id: str, parent: str | None) -> bool:
+        try:
+            lower = self._lower(layer_id)
+            return self._is_found(layer_id) and lower == self._below(parent)
+        except (OSError, NotFound):
+            return False
+
+    def _is_found(self, layer_id: str) -> bool:
+        """Whether the short name in the layer's directory leads to the layer's files."""
+        short = (self._root / layer_id / "link").read_text()
+        return os.readlink(self._root / "l" / short) == self._target(layer_id)
+
+    def _target(self, layer_id: str) -> str:
+        """Where a layer's short name points."""
+        files = self.diff_path(layer_id)
+        return f"../{layer_id}/diff" if files == self._root / layer_id / "diff" else str(files)
+
+    def relink(self, layer_id: str, parent: str | None) -> None:
+        directory = self._root / layer_id
+        short = self._known_short(layer_id) or short_name()
+        if not os.path.lexists(self._root / "l" / short):
+            os.symlink(self._target(layer_id), self._root / "l" / short)
+        (directory / "link").write_text(short)
+        lower = self._below(parent)
+        if lower:
+            (directory / "work").mkdir(mode=0o700, exist_ok=True)
+            (directory / "lower").write_text(":".join(lower))
+
+    def _known_short(self, layer_id: str) -> str:
+        """The name under which the layers above know a layer, "" when it was lost."""
+        target = self._target(layer_id)
+        for name in os.listdir(self._root / "l"):
+            with contextlib.suppress(OSError):
+                if os.readlink(self._root / "l" / name) == target:
+                    return name
+        with contextlib.suppress(OSError):
+            return (self._root / layer_id / "link").read_text()
+        return ""
+
+    def replace(self, layer_id: str, staged_id: str) -> None:
+        place, new = self._root / layer_id, self._root / staged_id
+        aside = self._root / f"{layer_id}.replaced"
+        short = self._known_short(layer_id) or short_name()
+        (self._root / "l" / (new / "link").read_text()).unlink(missing_ok=True)
+        (new / "link").write_text(short)
+        self.moving.add(aside.name)
+        with contextlib.suppress(FileNotFoundError):
+            (place / "link").unlink(missing_ok=True)  # the name goes on to the new files
+            place.rename(aside)
+        new.rename(place)
+        self.moving.discard(staged_id)
+        if not os.path.lexists(self._root / "l" / short):
+            os.symlink(f"../{layer_id}/diff", self._root / "l" / short)
+        self.discard(aside.name)
+
+    def strays(self, known: set[str]) -> list[Path]:
+        links = [self._root / "l" / name for name in os.listdir(self._root / "l")]
+        # "../<id>/diff", and "../<id>/disk/diff" while that file system is not mounted
+        return [link for link in links if not link.exists() and link.readlink().parts[1] not in known]
+
+    def container_flaw(self, container_id: str) -> str:
+        if not self.upper_path(container_id).is_dir():
+            return "its files are missing"
+        lost = [link for link in self._lower(container_id) if not (self._root / link).is_dir()]
+        return f"{len(lost)} of the layers below it are missing" if lost else ""
 
     # -- containers ---------------------------------------------------------------------------------------------------
 
-    def create(self, container_id: str, parent: str | None) -> None:
+    def create(self, container_id: str, parent: str | None, *, size_limit: int = 0) -> None:
         lower = self._below(parent)
         init_id = f"{container_id}-init"
         try:
@@ -134,8 +219,9 @@ class OverlaySnapshotter:
             self._take_over_root(init / "diff", layers)
             init_layer.make(init / "diff", layers)
             (init / "committed").touch(mode=0o600)
-            directory = self._make(container_id, [f"l/{(init / 'link').read_text()}", *lower])
-            self._take_over_root(directory / "diff", layers)
+            above = [f"l/{(init / 'link').read_text()}", *lower]
+            directory = self._make(container_id, above, size_limit=size_limit)
+            self._take_over_root(self.upper_path(container_id), layers)
             (directory / "merged").mkdir(mode=0o700)
         except BaseException:
             self.remove(container_id)
@@ -146,13 +232,14 @@ class OverlaySnapshotter:
         """The topmost layer's "/" gives the merged root its owner and mode."""
         if layers:
             status = os.stat(layers[0])
-            os.chown(diff, status.st_uid, status.st_gid)
+            os.chown(diff, *user_namespace.owner(status))
             os.chmod(diff, stat.S_IMODE(status.st_mode))
 
     def remove(self, container_id: str) -> None:
         merged = self._root / container_id / "merged"
         with contextlib.suppress(OSError):
             mounting.umount2(str(merged), mounting.MNT_DETACH | mounting.UMOUNT_NOFOLLOW)
+        self._limits.release(container_id)
         self.discard(container_id)
         self.discard(f"{container_id}-init")
 
@@ -162,15 +249,19 @@ class OverlaySnapshotter:
     def _layers(self, snapshot_id: str) -> list[Path]:
         return [self._resolve(link) for link in self._lower(snapshot_id)]
 
+    def _present(self, snapshot_id: str) -> list[Path]:
+        """The layers below, without those whose link was lost: a damaged store must stay describable and sweepable."""
+        return [self._resolve(link) for link in self._lower(snapshot_id) if (self._root / link).is_symlink()]
+
     def rootfs(self, container_id: str) -> RootfsMount:
-        directory = self._root / container_id
+        place = self._limits.place(container_id)
         return RootfsMount(
             type="overlay",
             lower=[f"{self._root}/{link}" for link in self._lower(container_id)],
-            upper=str(directory / "diff"),
-            work=str(directory / "work"),
+            upper=str(place / "diff"),
+            work=str(place / "work"),
             source="",
-            target=str(directory / "merged"),
+            target=str(self._root / container_id / "merged"),
             options=[],
         )
 
@@ -199,12 +290,12 @@ class OverlaySnapshotter:
     # -- description --------------------------------------------------------------------------------------------------
 
     def data(self, container_id: str) -> dict[str, str]:
-        directory = self._root / container_id
+        place = self._limits.place(container_id)
         return {
-            "LowerDir": ":".join(str(path) for path in self._layers(container_id)),
-            "MergedDir": str(directory / "merged"),
-            "UpperDir": str(directory / "diff"),
-            "WorkDir": str(directory / "work"),
+            "LowerDir": ":".join(str(path) for path in self._present(container_id)),
+            "MergedDir": str(self._root / container_id / "merged"),
+            "UpperDir": str(place / "diff"),
+            "WorkDir": str(place / "work"),
         }
 
     def layer_data(self, layer_id: str) -> dict[str, str]:
@@ -214,21 +305,22 @@ class OverlaySnapshotter:
             "UpperDir": str(self.diff_path(layer_id)),
             "WorkDir": str(directory / "work"),
         }
-        lower = self._layers(layer_id)
+        lower = self._present(layer_id)
         if lower:
             described["LowerDir"] = ":".join(str(path) for path in lower)
         return described
 
     def changes(self, container_id: str) -> list[Change]:
         # the init layer is no part of the image, and no change of the container either
-        return changes.of_overlay(self._root / container_id / "diff", self._layers(container_id))
+        return changes.of_overlay(self.upper_path(container_id), self._layers(container_id))
 
     def upper_path(self, container_id: str) -> Path:
-        return self._root / container_id / "diff"
+        return self._limits.place(container_id) / "diff"
 
     def usage(self, snapshot_id: str) -> int:
-        directory = self._root / snapshot_id
-        return 0 if (directory / "source").exists() else tree_size(directory / "diff")
+        if (self._root / snapshot_id / "source").exists():
+            return 0
+        return tree_size(self._limits.place(snapshot_id) / "diff")
 
     def ids(self) -> set[str]:
         return {name for name in os.listdir(self._root) if name != "l"}

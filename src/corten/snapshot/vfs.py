@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from corten.errors import NotImplementedYet
+from corten.errors import InvalidParameter, NotImplementedYet
 from corten.linux import paths
 from corten.snapshot import changes, init_layer
 from corten.snapshot.api import Change, RootfsMount
@@ -33,9 +33,11 @@ class VfsSnapshotter:
         self._meta = data_root / "vfs" / "meta"
         for directory in (self._root, self._meta):
             directory.mkdir(parents=True, exist_ok=True, mode=0o710)
+        self.moving: set[str] = set()
 
     def stage(self, parent: str | None) -> str:
         layer_id = secrets.token_hex(32)
+        self.moving.add(layer_id)
         self._copy(parent, layer_id)
         return layer_id
 
@@ -71,8 +73,35 @@ class VfsSnapshotter:
                 paths.remove_tree(descriptor, name)
             finally:
                 os.close(descriptor)
+        self.moving.discard(layer_id)
 
-    def create(self, container_id: str, parent: str | None) -> None:
+    def flaw(self, layer_id: str) -> str:
+        if not (self._root / layer_id).is_dir():
+            return "its directory is missing"
+        return "" if self.is_committed(layer_id) else "it was never completed"
+
+    def is_linked(self, layer_id: str, parent: str | None) -> bool:
+        return True  # whole copies stand on nothing
+
+    def relink(self, layer_id: str, parent: str | None) -> None:
+        (self._meta / layer_id).write_text(parent or "")
+
+    def replace(self, layer_id: str, staged_id: str) -> None:
+        self.discard(layer_id)
+        (self._meta / f"{staged_id}.d").rename(self._meta / f"{layer_id}.d")
+        (self._root / staged_id).rename(self._root / layer_id)
+        (self._meta / staged_id).rename(self._meta / layer_id)
+        self.moving.discard(staged_id)
+
+    def strays(self, known: set[str]) -> list[Path]:
+        return []
+
+    def container_flaw(self, container_id: str) -> str:
+        return "" if (self._root / container_id).is_dir() else "its files are missing"
+
+    def create(self, container_id: str, parent: str | None, *, size_limit: int = 0) -> None:
+        if size_limit:
+            raise InvalidParameter("--storage-opt size is not supported by the storage driver vfs")
         try:
             self._copy(parent, f"{container_id}-init")
             init = self._root / f"{container_id}-init"

@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log", default="", metavar="FILE", help="where errors and warnings are written, besides stderr")
     top.add_argument("--log-format", default="text", choices=("text", "json"))
     top.add_argument("--debug", action="store_true", help="tell in the log how long each step of a start took")
-    top.add_argument("--systemd-cgroup", action="store_true", help="refused: cgroups are made through cgroupfs")
+    top.add_argument(
+        "--systemd-cgroup", action="store_true", help="cgroupsPath is slice:prefix:name, and systemd makes the cgroup"
+    )
     top.add_argument(
         "--rootless", default="auto", choices=("auto", "true", "false"), help="fail when it is not as it says"
     )
@@ -80,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     events.add_argument("id")
     spec = add("spec", "write a config.json to start from")
     spec.add_argument("-b", "--bundle", default=".", metavar="DIR")
+    _add_checkpoint(add("checkpoint", "write the state of a running container to a directory, and end it (needs criu)"))
+    _add_restore(add("restore", "make a container that goes on where a checkpoint was made (needs criu)"))
     add("features", "print what the runtime supports")
     return top
 
@@ -120,6 +124,35 @@ def _add_exec(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ignore-paused", action="store_true", help="wait until a paused container is resumed")
     command.add_argument("id")
     command.add_argument("args", nargs=argparse.REMAINDER)
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--image-path", default="checkpoint", metavar="DIR", help="of the checkpoint")
+    command.add_argument("--work-path", default="", metavar="DIR", help="of criu's logs (default: the image path)")
+    command.add_argument("--tcp-established", action="store_true", help="with open TCP connections")
+    command.add_argument("--ext-unix-sk", action="store_true", help="with unix sockets whose other end is outside")
+    command.add_argument("--file-locks", action="store_true", help="with locks of files")
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    _add_images(command)
+    command.add_argument("--leave-running", action="store_true", help="let the container go on")
+    command.add_argument(
+        "--tcp-skip-in-flight", action="store_true", help="leave out connections that are not open yet"
+    )
+    command.add_argument("--link-remap", action="store_true", help="keep files that have been unlinked")
+    command.add_argument("id")
+
+
+def _add_restore(command: argparse.ArgumentParser) -> None:
+    _add_images(command)
+    command.add_argument("-b", "--bundle", default=".", metavar="DIR", help="directory with config.json")
+    command.add_argument("--pid-file", default="", metavar="FILE", help="gets the pid")
+    command.add_argument("-d", "--detach", action="store_true", help="do not wait for the program")
+    command.add_argument(
+        "--no-subreaper", action="store_true", help="what is the case: orphans are the pid namespace's"
+    )
+    command.add_argument("id")
 
 
 def _add_update(command: argparse.ArgumentParser) -> None:

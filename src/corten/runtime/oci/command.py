@@ -13,6 +13,9 @@ from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, In
 from corten.runtime.oci.arguments import parser
 from corten.runtime.oci.operations import Operations
 
+# the commands that are ``starting``'s: what they need takes as long to import as all the rest together
+STARTING = ("create", "start", "run", "exec", "restore")
+
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
@@ -46,7 +49,7 @@ def run(words: list[str]) -> int:
     log = Log(options)
     try:
         _check(options)
-        return Operations(options, log.tell, debugging=log.debugging).run()
+        return _operations(options.command)(options, log.tell, debugging=log.debugging).run()
     except CommandNotFound as error:
         log.tell("error", error.message)
         return 127
@@ -62,9 +65,15 @@ def run(words: list[str]) -> int:
     return 1
 
 
+def _operations(command: str) -> type[Operations]:
+    if command in STARTING:
+        from corten.runtime.oci.starting import Starting
+
+        return Starting
+    return Operations
+
+
 def _check(options: argparse.Namespace) -> None:
-    if options.systemd_cgroup:
-        raise InvalidParameter("--systemd-cgroup is not supported: cgroups are made through cgroupfs")
     rootless = os.geteuid() != 0
     if options.rootless != "auto" and (options.rootless == "true") != rootless:
         raise InvalidParameter(f"--rootless={options.rootless} is not the case: the user is {os.geteuid()}")

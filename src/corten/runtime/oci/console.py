@@ -14,6 +14,7 @@ import termios
 import tty
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from corten.linux import process as kernel
 
@@ -30,24 +31,42 @@ def send(path: str, console: int) -> None:
         connection.sendmsg([b"/dev/ptmx"], ancillary)
 
 
-def follow(pid: int, pidfd: int, console: int) -> int:
-    """Wait for a program, hand it our signals and, with a terminal, carry its input and output; its exit code."""
+class Foreground:
+    """Our signals are the program's: entered before it runs, so that none which follows its first words is lost."""
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def __init__(self) -> None:
+        self._pidfd = -1
+        self._early: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Foreground:
+        self._before = {
+            number: signal.signal(number, self._forward) for number in signal.Signals if number not in _NOT_FORWARDED
+        }
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        if self._pidfd < 0:
+            self._early.append(number)
+            return
         with contextlib.suppress(ProcessLookupError):
-            kernel.pidfd_send_signal(pidfd, number)
+            kernel.pidfd_send_signal(self._pidfd, number)
 
-    before = {number: signal.signal(number, forward) for number in signal.Signals if number not in _NOT_FORWARDED}
-    try:
+    def follow(self, pid: int, pidfd: int, console: int) -> int:
+        """Wait for the program and, with a terminal, carry its input and output; its exit code."""
+        self._pidfd = pidfd
+        for number in self._early:
+            self._forward(number, None)
         if console >= 0:
             with _raw_terminal(console):
                 _carry(console, pidfd)
         _, status = os.waitpid(pid, _WALL)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
+        code = os.waitstatus_to_exitcode(status)
+        return 128 - code if code < 0 else code
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""The commands of ``corten-oci``.
+"""The commands of ``corten-oci`` that start nothing; those that do are in ``starting``.
+
+What only some of them need is imported by them: callers run many of these commands for each container, and importing
+is what most of them take their time for.
 
 Source: runtime-spec runtime.md, "Operations"; runc(8).
 """
@@ -7,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
+from corten.errors import Conflict, CortenError, NotFound
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, joining, lifecycle, sources, spec_check
-from corten.runtime.defaults import default_spec
-from corten.runtime.oci import console, reports
-from corten.runtime.oci.documents import process_of_exec, resources_of, signal_number
+from corten.runtime import hooks
+from corten.runtime.oci import reports
+from corten.runtime.oci.signals import signal_number
 from corten.runtime.state import ContainerState, StateDirectory, Status, document, require, start_ticks
 
 _WALL = 0x40000000
@@ -48,133 +48,6 @@ class Operations:
     def _print(self, text: str) -> None:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
-
-    # -- create, run, start -----------------------------------------------------------------------------------------
-
-    def _load_spec(self, bundle: str) -> dict[str, Any]:
-        path = os.path.join(bundle, "config.json")
-        try:
-            with open(path) as file:
-                spec: dict[str, Any] = json.load(file)
-        except FileNotFoundError:
-            raise InvalidParameter(f"JSON specification file {path} not found") from None
-        except ValueError as error:
-            raise InvalidParameter(f"{path}: invalid JSON: {error}") from error
-        spec_check.check(spec)
-        return spec
-
-    def _check_console(self, process: dict[str, Any], *, detached: bool) -> None:
-        terminal, path = bool(process.get("terminal")), self._options.console_socket
-        if terminal and detached and not path:
-            raise InvalidParameter("cannot allocate tty if corten-oci will detach without setting console socket")
-        if path and not (terminal and detached):
-            raise InvalidParameter("cannot use console socket if corten-oci will not detach or allocate tty")
-
-    def _create(self, *, gated: bool, detached: bool) -> lifecycle.InitProcess:
-        options = self._options
-        if options.no_pivot:
-            raise InvalidParameter("--no-pivot is not supported: without pivot_root a container can get out")
-        bundle = os.path.abspath(options.bundle)
-        spec = self._load_spec(bundle)
-        self._check_console(spec.get("process") or {}, detached=detached)
-        directory = self._states.make(options.id)
-        gate = self._states.open_gate(options.id) if gated else None
-        try:
-            init = lifecycle.create(
-                spec,
-                container_id=options.id,
-                bundle=bundle,
-                seccomp_cache=self._cache,
-                keep_fds=options.preserve_fds,
-                gate=gate.fileno() if gate is not None else -1,
-                new_keyring=not options.no_new_keyring,
-                timed=self._debugging,
-            )
-        except BaseException:
-            self._states.remove(options.id)
-            raise
-        finally:
-            if gate is not None:
-                gate.close()
-        try:
-            self._record(init, bundle, directory)
-            self._hand_out(init.pid, init.console_fd)
-        except BaseException:
-            init.abandon()
-            self._states.remove(options.id)
-            raise
-        return init
-
-    def _record(self, init: lifecycle.InitProcess, bundle: str, directory: str) -> None:
-        for warning in init.warnings:
-            self._tell("warning", warning)
-        for step, duration in init.times:
-            self._tell("debug", f"{step}: {duration / 1e6:.3f} ms")
-        state = ContainerState(
-            id=self._options.id,
-            bundle=bundle,
-            rootfs=sources.root_path(init.spec, bundle),
-            pid=init.pid,
-            start_ticks=start_ticks(init.pid),
-            oci_version=init.spec["ociVersion"],
-            cgroup_path=init.cgroup.path,
-            created=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
-            owner=reports.owner_of(directory),
-            annotations=init.spec.get("annotations") or {},
-        )
-        self._states.save(state, init.spec)
-
-    def _hand_out(self, pid: int, console_fd: int) -> None:
-        """The pty and the pid to those who asked for them."""
-        options = self._options
-        if options.console_socket:
-            console.send(options.console_socket, console_fd)
-        if options.pid_file:
-            # whole or not at all: its reader waits for it to appear
-            temporary = f"{options.pid_file}.tmp"
-            with open(temporary, "w") as file:
-                file.write(str(pid))
-            os.replace(temporary, options.pid_file)
-
-    def do_create(self) -> int:
-        self._create(gated=True, detached=True)
-        return 0
-
-    def do_start(self) -> int:
-        container_id = self._options.id
-        with self._states.locked(container_id):
-            state = self._states.load(container_id)
-            require("start", self._states.status(state))
-            channel = self._states.reach_gate(container_id)
-            try:
-                lifecycle.run_to_exec(channel)
-            finally:
-                channel.close()
-                self._states.remove_gate(container_id)
-            running = document(state, Status.RUNNING)
-            try:
-                hooks.run(self._states.spec(container_id).get("hooks") or {}, "poststart", running)
-            except CortenError:
-                self._signal(state, signal.SIGKILL)
-                raise
-        return 0
-
-    def do_run(self) -> int:
-        options = self._options
-        init = self._create(gated=False, detached=options.detach)
-        try:
-            init.start()
-        except CortenError:
-            init.abandon()
-            self._states.remove(options.id)
-            raise
-        if options.detach:
-            return 0
-        code = console.follow(init.pid, init.pidfd, init.console_fd)
-        if not options.keep:
-            with self._states.locked(options.id):
-                self._delete(self._states.load(options.id))
-        return code
 
     # -- kill, delete, state ----------------------------------------------------------------------------------------
 
@@ -247,32 +120,17 @@ class Operations:
             self._tell("warning", str(error))
         self._states.remove(state.id)
 
-    # -- exec -------------------------------------------------------------------------------------------------------
+    def do_checkpoint(self) -> int:
+        from corten.runtime.oci import criu
 
-    def do_exec(self) -> int:
         options = self._options
-        state = self._states.load(options.id)
-        status = self._states.status(state)
-        if status != Status.PAUSED or not options.ignore_paused:
-            require("exec", status)
-        spec = self._states.spec(options.id)
-        process = process_of_exec(self._options, spec)
-        self._check_console(process, detached=options.detach)
-        made = joining.exec_process(
-            state.pid,
-            spec,
-            process,
-            cgroup=Cgroup(state.cgroup_path),
-            stdio=None,
-            seccomp_cache=self._cache,
-            keep_fds=options.preserve_fds,
-        )
-        for warning in made.warnings:
-            self._tell("warning", warning)
-        self._hand_out(made.pid, made.console_fd)
-        if options.detach:
-            return 0
-        return console.follow(made.pid, made.pidfd, made.console_fd)
+        with self._states.locked(options.id):
+            state = self._states.load(options.id)
+            require("checkpoint", self._states.status(state))
+            criu.dump(options, state.pid, self._states.spec(options.id))
+            if not options.leave_running:
+                self._delete(state)
+        return 0
 
     # -- limits and processes ---------------------------------------------------------------------------------------
 
@@ -290,6 +148,9 @@ class Operations:
         return 0
 
     def do_update(self) -> int:
+        from corten.runtime import groups
+        from corten.runtime.oci.documents import resources_of
+
         resources = resources_of(self._options)
         cgroup = self._cgroup("update")
         groups.update(cgroup, resources)
@@ -341,6 +202,8 @@ class Operations:
         return 0
 
     def do_spec(self) -> int:
+        from corten.runtime.defaults import default_spec
+
         path = os.path.join(self._options.bundle, "config.json")
         try:
             with open(path, "x") as file:
@@ -351,5 +214,7 @@ class Operations:
         return 0
 
     def do_features(self) -> int:
-        self._print(json.dumps(reports.features(), indent=2))
+        from corten.runtime.oci.features import features
+
+        self._print(json.dumps(features(), indent=2))
         return 0

@@ -1,7 +1,4 @@
-"""What ``corten-oci`` prints of containers, and of itself.
-
-Sources: runc(8) for the forms; runtime-spec features.md.
-"""
+"""What ``corten-oci`` prints of containers.  Source: runc(8) for the forms."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from typing import Any
 
 from corten.cgroup import stats
 from corten.cgroup.manager import Cgroup
-from corten.linux import process as kernel
-from corten.runtime import hooks, labels, mount_options, seccomp, spec_check
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -80,32 +75,4 @@ def statistics(cgroup: Cgroup) -> dict[str, Any]:
             "ioServiceBytesRecursive": found["blkio"]["bytes"],
             "ioServicedRecursive": found["blkio"]["operations"],
         },
-    }
-
-
-def features() -> dict[str, Any]:
-    return {
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
-        "hooks": list(hooks.NAMES),
-        "mountOptions": mount_options.names(),
-        "linux": {
-            "namespaces": list(spec_check.NAMESPACES),
-            "capabilities": list(kernel.known_capabilities()),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
-            "seccomp": {
-                "enabled": True,
-                "actions": list(seccomp.ACTIONS),
-                "operators": list(seccomp.OPERATORS),
-                "archs": list(seccomp.ARCHITECTURES),
-                "knownFlags": list(seccomp.FLAGS),
-                "supportedFlags": list(seccomp.FLAGS),
-            },
-            "apparmor": {"enabled": labels.has_apparmor()},
-            "selinux": {"enabled": labels.has_selinux()},
-            "intelRdt": {"enabled": False},
-            "memoryPolicy": {},
-            "mountExtensions": {"idmap": {"enabled": True}},
-        },
-        "annotations": {"io.github.seccomp.libseccomp.version": ""},
     }

@@ -1,0 +1,459 @@
+"""Links, addresses and routes as netlink messages.
+
+Sources: rtnetlink(7), include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+
+from corten.linux.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Connection,
+    Message,
+    attribute,
+    attributes,
+    nested,
+)
+
+IFF_UP = 0x1
+AF_BRIDGE = 7
+
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_RTM_NEWNEIGH = 28
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD = 18, 20, 27, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_VETH_INFO_PEER = 1
+_IFLA_MACVLAN_MODE = 1
+_IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 1, 2
+_IFLA_VLAN_ID = 1
+_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 1, 4, 33
+_BR_STATE_DISABLED = 0
+_NDA_LLADDR = 2
+_NUD_NOARP = 0x40
+_NTF_MASTER = 0x04
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_IFA_F_NODAD = 0x02
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
+
+_RT_TABLE_MAIN = 254
+_RTPROT_BOOT = 3
+_RTN_UNICAST = 1
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
+
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
+
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBi")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel lists it; ``kind`` is "bridge", "veth" and so on, "" for hardware.
+
+    master: index of the bridge that it is a port of, 0 without;  alias: what somebody has noted on it
+    peer:   index of what it leads to or is made of: the other end, in its namespace; a parent
+    """
+
+    index: int
+    name: str
+    kind: str
+    up: bool
+    mac: str
+    mtu: int
+    master: int
+    alias: str = ""
+    peer: int = 0
+
+
+def mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _link_body(index: int, *parts: bytes, up: bool | None = None) -> bytes:
+    flags, change = (0, 0) if up is None else (IFF_UP if up else 0, IFF_UP)
+    return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change) + b"".join(parts)
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+def new_bridge(name: str, *, mac: str, mtu: int = 0) -> Message:
+    """Make a bridge and bring it up."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            attribute(_IFLA_ADDRESS, mac_bytes(mac)),
+            attribute(_IFLA_MTU, mtu) if mtu else b"",
+            nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, "bridge")),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create bridge {name}",
+    )
+
+
+def new_veth(name: str, bridge: int, namespace: int, *, peer: str, mac: str, mtu: int = 0) -> Message:
+    """Make a pair: ``name`` here, up, as a port of the bridge; ``peer`` in the namespace of a descriptor.
+
+    The peer is still down: it can only be brought up once both ends know each other.
+    """
+    size = attribute(_IFLA_MTU, mtu) if mtu else b""
+    peer_body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + b"".join(
+        (
+            attribute(_IFLA_IFNAME, peer),
+            attribute(_IFLA_ADDRESS, mac_bytes(mac)),
+            attribute(_IFLA_NET_NS_FD, namespace),
+            size,
+        )
+    )
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            attribute(_IFLA_MASTER, bridge),
+            size,
+            nested(
+                _IFLA_LINKINFO,
+                attribute(_IFLA_INFO_KIND, "veth"),
+                nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | 0x8000, peer_body)),
+            ),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create the link {name} of a sandbox",
+    )
+
+
+def new_sub_link(
+    name: str, kind: str, parent: int, namespace: int, *, data: bytes, mac: str = "", mtu: int = 0
+) -> Message:
+    """Make a macvlan or ipvlan of ``parent`` in the namespace of a descriptor."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            attribute(_IFLA_LINK, parent),
+            attribute(_IFLA_ADDRESS, mac_bytes(mac)) if mac else b"",
+            attribute(_IFLA_MTU, mtu) if mtu else b"",
+            attribute(_IFLA_NET_NS_FD, namespace),
+            nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, kind), nested(_IFLA_INFO_DATA, data)),
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create a {kind} of the parent interface",
+    )
+
+
+def macvlan_data(mode: str) -> bytes:
+    return attribute(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode])
+
+
+def ipvlan_data(mode: str, flag: str = "bridge") -> bytes:
+    return attribute(_IFLA_IPVLAN_MODE, struct.pack("=H", IPVLAN_MODES[mode])) + attribute(
+        _IFLA_IPVLAN_FLAGS, struct.pack("=H", IPVLAN_FLAGS[flag])
+    )
+
+
+def new_vlan(name: str, parent: int, number: int) -> Message:
+    """Make an 802.1q interface of ``parent`` and bring it up."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            attribute(_IFLA_LINK, parent),
+            nested(
+                _IFLA_LINKINFO,
+                attribute(_IFLA_INFO_KIND, "vlan"),
+                nested(_IFLA_INFO_DATA, attribute(_IFLA_VLAN_ID, struct.pack("=H", number))),
+            ),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create VLAN interface {name}",
+    )
+
+
+def new_dummy(name: str) -> Message:
+    """Make an interface that leads nowhere, up: the parent of a network without one."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, "dummy")),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create interface {name}",
+    )
+
+
+def new_pair(name: str, peer: str) -> Message:
+    """Make two interfaces that lead to each other, the first up."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, peer)
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            nested(
+                _IFLA_LINKINFO,
+                attribute(_IFLA_INFO_KIND, "veth"),
+                nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | 0x8000, body)),
+            ),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create interface {name}",
+    )
+
+
+def set_alias(name: str, alias: str) -> Message:
+    """Note something on an interface, which ip(8) shows."""
+    body = _link_body(0, attribute(_IFLA_IFNAME, name), attribute(_IFLA_IFALIAS, alias.encode()))
+    return Message(_RTM_NEWLINK, body, what=f"note something on interface {name}")
+
+
+def new_intermediate(name: str) -> Message:
+    """Make an interface that what arrives at another can be sent through, to be held to a rate there (ifb), up."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(
+            0,
+            attribute(_IFLA_IFNAME, name),
+            nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, "ifb")),
+            up=True,
+        ),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"create interface {name}",
+    )
+
+
+def set_up(index: int, *, up: bool = True) -> Message:
+    return Message(_RTM_NEWLINK, _link_body(index, up=up), what="bring an interface up")
+
+
+def set_link(index: int, *, name: str = "", mac: str = "", mtu: int = 0) -> Message:
+    """Change name, address or size of an interface; up or down stays."""
+    parts = []
+    if name:
+        parts.append(attribute(_IFLA_IFNAME, name))
+    if mac:
+        parts.append(attribute(_IFLA_ADDRESS, mac_bytes(mac)))
+    if mtu:
+        parts.append(attribute(_IFLA_MTU, mtu))
+    return Message(_RTM_NEWLINK, _link_body(index, *parts), what="change an interface")
+
+
+def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Message:
+    """hairpin: frames may go out where they came in; isolated: none go to other isolated ports."""
+    options = attribute(_IFLA_BRPORT_MODE, struct.pack("=B", hairpin)) + attribute(
+        _IFLA_BRPORT_ISOLATED, struct.pack("=B", isolated)
+    )
+    data = nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_SLAVE_KIND, "bridge"), nested(_IFLA_INFO_SLAVE_DATA, options))
+    return Message(
+        _RTM_NEWLINK, _link_body(0, attribute(_IFLA_IFNAME, name), data), what="set options of a bridge port"
+    )
+
+
+def delete_link(index: int, name: str = "") -> Message:
+    """By index, or by name when the index is 0; one that is gone already is no failure."""
+    body = _link_body(index, attribute(_IFLA_IFNAME, name) if not index else b"")
+    return Message(_RTM_DELLINK, body, what=f"delete interface {name or index}", ignored=frozenset({errno.ENODEV}))
+
+
+def disable_bridge_port(name: str) -> Message:
+    """Nothing passes the port any more; one that is gone, down or no port is no failure."""
+    state = nested(_IFLA_INFO_SLAVE_DATA, attribute(_IFLA_BRPORT_STATE, struct.pack("=B", _BR_STATE_DISABLED)))
+    data = nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_SLAVE_KIND, "bridge"), state)
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(0, attribute(_IFLA_IFNAME, name), data),
+        what=f"close the bridge port {name}",
+        ignored=frozenset({errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EBUSY, errno.EOPNOTSUPP}),
+    )
+
+
+def set_group(name: str, group: int) -> Message:
+    """Put an interface into a group; one that is gone is no failure."""
+    return Message(
+        _RTM_NEWLINK,
+        _link_body(0, attribute(_IFLA_IFNAME, name), attribute(_IFLA_GROUP, group)),
+        what=f"put {name} into a group",
+        ignored=frozenset({errno.ENODEV}),
+    )
+
+
+def delete_group(group: int) -> Message:
+    """Delete all interfaces of a group, which takes hardly longer than to delete one; none is no failure."""
+    body = _link_body(0, attribute(_IFLA_GROUP, group))
+    return Message(_RTM_DELLINK, body, what="delete a group of interfaces", ignored=frozenset({errno.ENODEV}))
+
+
+def learn(index: int, mac: str) -> Message:
+    """Tell a bridge that an address is behind one of its ports, as long as that exists or something else is learnt."""
+    body = struct.pack("=BxxxiHBB", AF_BRIDGE, index, _NUD_NOARP, _NTF_MASTER, 0)
+    return Message(
+        _RTM_NEWNEIGH,
+        body + attribute(_NDA_LLADDR, mac_bytes(mac)),
+        NLM_F_CREATE | NLM_F_REPLACE,
+        f"teach the bridge {mac}",
+    )
+
+
+def link(connection: Connection, name: str) -> Link:
+    """One interface.  Errors: OSError, ENODEV when there is none of this name."""
+    request = Message(_RTM_GETLINK, _link_body(0, attribute(_IFLA_IFNAME, name)), what=f"find interface {name}")
+    return _link(connection.get(request)[1])
+
+
+def links(connection: Connection) -> list[Link]:
+    """Every interface of the connection's namespace."""
+    answers = connection.dump(Message(_RTM_GETLINK, _link_body(0), what="list interfaces"))
+    return [_link(body) for kind, body in answers if kind == _RTM_NEWLINK]
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    found = dict(attributes(body[_LINK.size :]))
+    info = dict(attributes(found.get(_IFLA_LINKINFO, b"")))
+    return Link(
+        index=index,
+        name=found[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+        kind=info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
+        up=bool(flags & IFF_UP),
+        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found, _IFLA_MTU),
+        master=_number(found, _IFLA_MASTER),
+        alias=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
+        peer=_number(found, _IFLA_LINK),
+    )
+
+
+def _number(found: dict[int, bytes], kind: int) -> int:
+    return int(struct.unpack("=I", found[kind])[0]) if kind in found else 0
+
+
+# -- addresses and routes ---------------------------------------------------------------------------------------------
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def add_address(index: int, address: str) -> Message:
+    """Give an interface "172.18.0.2/16" or "fd00::2/64"; one that it has already is no failure."""
+    parsed = ipaddress.ip_interface(address)
+    parts = [attribute(_IFA_LOCAL, parsed.ip.packed), attribute(_IFA_ADDRESS, parsed.ip.packed)]
+    if parsed.version == 4 and parsed.network.prefixlen < 31:
+        parts.append(attribute(_IFA_BROADCAST, parsed.network.broadcast_address.packed))
+    if parsed.version == 6:
+        # addresses are allocated: nobody else has it, and nothing shall wait for the probe
+        parts.append(attribute(_IFA_FLAGS, _IFA_F_NODAD))
+    body = _ADDRESS.pack(_family(parsed.version), parsed.network.prefixlen, 0, _SCOPE_UNIVERSE, index)
+    return Message(
+        _RTM_NEWADDR,
+        body + b"".join(parts),
+        NLM_F_CREATE | NLM_F_EXCL,
+        f"add address {address}",
+        frozenset({errno.EEXIST}),
+    )
+
+
+def delete_address(index: int, address: str) -> Message:
+    parsed = ipaddress.ip_interface(address)
+    body = _ADDRESS.pack(_family(parsed.version), parsed.network.prefixlen, 0, 0, index)
+    body += attribute(_IFA_LOCAL, parsed.ip.packed)
+    return Message(_RTM_DELADDR, body, what=f"delete address {address}", ignored=frozenset({errno.EADDRNOTAVAIL}))
+
+
+def addresses(connection: Connection, index: int = 0) -> list[str]:
+    """All addresses with their prefixes, of one interface or of all."""
+    return [address for owner, address in addresses_by_link(connection) if index in (0, owner)]
+
+
+def addresses_by_link(connection: Connection) -> list[tuple[int, str]]:
+    """(index of the interface, address with its prefix) of all."""
+    found = []
+    for kind, body in connection.dump(Message(_RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), what="list addresses")):
+        if kind == _RTM_NEWADDR:
+            _, prefix, _, _, owner = _ADDRESS.unpack_from(body)
+            values = dict(attributes(body[_ADDRESS.size :]))
+            raw = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+            if raw:
+                found.append((owner, f"{ipaddress.ip_address(raw)}/{prefix}"))
+    return found
+
+
+def _route(
+    kind: int, flags: int, version: int, destination: str, gateway: str, index: int, what: str, ignored: frozenset[int]
+) -> Message:
+    prefix, parts = 0, []
+    if destination:
+        network = ipaddress.ip_network(destination)
+        prefix = network.prefixlen
+        parts.append(attribute(_RTA_DST, network.network_address.packed))
+    if gateway:
+        parts.append(attribute(_RTA_GATEWAY, ipaddress.ip_address(gateway).packed))
+    if index:
+        parts.append(attribute(_RTA_OIF, index))
+    scope = _SCOPE_UNIVERSE if gateway or version == 6 else _SCOPE_LINK
+    body = _ROUTE.pack(
+        *(_family(version), prefix, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT),
+        *((scope, _RTN_UNICAST) if flags else (_SCOPE_ANY, 0)),
+        0,
+    )
+    return Message(kind, body + b"".join(parts), flags, what, ignored)
+
+
+def set_default_route(version: int, gateway: str, index: int) -> Message:
+    """The way to everything else: through ``gateway``, or straight out of the interface when there is none."""
+    where = f"via {gateway}" if gateway else f"through interface {index}"
+    flags = NLM_F_CREATE | NLM_F_REPLACE
+    return _route(_RTM_NEWROUTE, flags, version, "", gateway, index, f"set the default route {where}", frozenset())
+
+
+def delete_default_route(version: int) -> Message:
+    return _route(
+        _RTM_DELROUTE, 0, version, "", "", 0, "delete the default route", frozenset({errno.ESRCH, errno.ENETUNREACH})
+    )
+
+
+def add_link_route(destination: str, index: int) -> Message:
+    """A network that is reached straight through an interface."""
+    version = ipaddress.ip_network(destination).version
+    flags = NLM_F_CREATE | NLM_F_REPLACE
+    return _route(_RTM_NEWROUTE, flags, version, destination, "", index, f"add route to {destination}", frozenset())
+
+
+def routes(connection: Connection) -> list[str]:
+    """Networks that the main table has a route to, the default route left out."""
+    found = []
+    request = Message(_RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), what="list routes")
+    for kind, body in connection.dump(request):
+        if kind == _RTM_NEWROUTE:
+            prefix, table, sort = body[1], body[4], body[7]
+            values = dict(attributes(body[_ROUTE.size :]))
+            if table == _RT_TABLE_MAIN and sort == _RTN_UNICAST and _RTA_DST in values:
+                found.append(f"{ipaddress.ip_address(values[_RTA_DST])}/{prefix}")
+    return found
