@@ -1,0 +1,4 @@
+"""Builds: contexts, steps and their cache.
+
+Synchronous; what needs containers or registries comes through ``Workshop``, which the engine implements.
+"""

@@ -1,0 +1,154 @@
+"""What was built: kept in a database of its own, with the log of every build.
+
+Records say how a build was asked for and what it used, which is what its provenance is made of.  The newest are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import threading
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corten.errors import InvalidParameter, NotFound, SystemFailure
+
+Document = dict[str, Any]
+RUNNING, COMPLETED, ERROR, CANCELED = "running", "completed", "error", "canceled"
+_KEPT = 500
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS builds (
+    id TEXT PRIMARY KEY,
+    started INTEGER NOT NULL,      -- ns
+    status TEXT NOT NULL,
+    record BLOB NOT NULL,          -- JSON, compressed
+    log BLOB                       -- JSON, compressed
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS builds_by_time ON builds(started);
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """One build.  Times in nanoseconds, 0 for one that has not ended.
+
+    context: where its files came from; dockerfile: its path; definition: its text
+    arguments, labels, secrets (ids), target, platform, network, allow: as they were asked for
+    materials: address of what came from outside -> digest; image: the result's id
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    name: str = ""
+    started: int = 0
+    completed: int = 0
+    status: str = RUNNING
+    error: str = ""
+    context: str = ""
+    dockerfile: str = ""
+    definition: str = ""
+    arguments: dict[str, str | None] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
+    target: str = ""
+    platform: str = ""
+    network: str = ""
+    no_cache: bool = False
+    allow: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    materials: dict[str, str] = field(default_factory=dict)
+    image: str = ""
+    steps: int = 0
+    cached: int = 0
+
+    def document(self) -> Document:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class History:
+    """Thread-safe.  A disk that is full makes it forget, and no build fail.
+
+    Errors: SystemFailure when the database cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            path.chmod(0o600)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.executescript(_SCHEMA)
+            # a daemon's end has interrupted them
+            self._database.execute("UPDATE builds SET status = ? WHERE status = ?", (CANCELED, RUNNING))
+        except sqlite3.Error as error:
+            raise SystemFailure(f"cannot open {path}: {error}", step="open builds.db") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._database.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise SystemFailure(f"builds.db: {error}", step="builds.db") from error
+
+    def put(self, record: Record, log: list[Document] | None = None) -> None:
+        with contextlib.suppress(SystemFailure):
+            self._run(
+                "INSERT OR REPLACE INTO builds VALUES (?, ?, ?, ?, ?)",
+                (record.id, record.started, record.status, _packed(record.document()), _packed(log or [])),
+            )
+            self._run(
+                "DELETE FROM builds WHERE status != ? AND id NOT IN "
+                "(SELECT id FROM builds ORDER BY started DESC LIMIT ?)",
+                (RUNNING, _KEPT),
+            )
+
+    def all(self) -> list[Record]:
+        """Newest first."""
+        rows = self._run("SELECT status, record FROM builds ORDER BY started DESC, id")
+        return [_record(*row) for row in rows]
+
+    def get(self, ref: str) -> Record:
+        """By id or its unambiguous beginning; "" is the newest.  Errors: NotFound, InvalidParameter."""
+        return _record(*self._find(ref)[:2])
+
+    def log(self, ref: str) -> list[Document]:
+        """Errors: as ``get``."""
+        found: list[Document] = _unpacked(self._find(ref)[2])
+        return found
+
+    def _find(self, ref: str) -> tuple[str, bytes, bytes]:
+        order = "SELECT status, record, log FROM builds"
+        if not ref:
+            rows = self._run(f"{order} ORDER BY started DESC LIMIT 1")
+        else:
+            rows = self._run(f"{order} WHERE substr(id, 1, ?) = ? LIMIT 2", (len(ref), ref))
+        if not rows:
+            raise NotFound(f"no record found for build {ref}" if ref else "there is no build yet")
+        if len(rows) > 1:
+            raise InvalidParameter(f"the id {ref} is ambiguous: several builds begin with it")
+        return rows[0]
+
+    def remove(self, ref: str) -> None:
+        """Errors: as ``get``."""
+        self._run("DELETE FROM builds WHERE id = ?", (self.get(ref).id,))
+
+
+def _packed(document: Any) -> bytes:
+    return zlib.compress(json.dumps(document).encode("utf-8", "surrogatepass"), 1)
+
+
+def _unpacked(data: bytes) -> Any:
+    return json.loads(zlib.decompress(data))
+
+
+def _record(status: str, data: bytes) -> Record:
+    known = {name: value for name, value in _unpacked(data).items() if name in Record.__slots__}
+    return Record(**{**known, "status": status})
