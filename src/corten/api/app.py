@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from corten import __version__
 from corten.api.errors import error_response
-from corten.api.http.messages import Limits, Reply, Request, Response
+from corten.api.http.messages import Limits, Reply, Request, Response, StreamResponse
 from corten.api.http.wire import Heads
 from corten.api.routing import Route, Router
 from corten.dockerapi.version import API_VERSION
+from corten.engine.prometheus import Measured
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from corten.api.http.connection import Connection
     from corten.api.http.hijack import RawClient
     from corten.engine.engine import Engine
+    from corten.engine.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +40,8 @@ class Application:
     def __init__(self, engine: Engine, router: Router, limits: Limits) -> None:
         self._engine = engine
         self._router = router
-        self._logs_access = logger.isEnabledFor(logging.DEBUG)
         self.limits = limits
+        self._answered: dict[tuple[str, ...], float] = {}
         self.heads = Heads(COMMON_HEADERS)
         self.connections: set[Connection] = set()
         self.clients: set[RawClient] = set()
@@ -54,8 +57,7 @@ class Application:
             response = route.plain(self._engine, request)
         except Exception as error:
             return self.failure(error, request)
-        if self._logs_access:
-            self._log(request, response)
+        self._note(request, response)
         return response
 
     async def _answer(self, route: Route, request: Request) -> Reply:
@@ -63,24 +65,63 @@ class Application:
             reply = await route.handler(self._engine, request)
         except Exception as error:
             return self.failure(error, request)
-        if self._logs_access:
-            self._log(request, reply)
+        self._note(request, reply)
         return reply
 
     def failure(self, error: Exception, request: Request | None) -> Response:
         """The response that tells of ``error``."""
         what = "malformed request" if request is None else f"{request.method} {request.path[:200]}"
         response = error_response(error, what)
-        if self._logs_access and request is not None:
-            self._log(request, response)
+        if request is not None:
+            self._note(request, response)
         return response
 
-    @staticmethod
-    def _log(request: Request, reply: Reply) -> None:
-        status: object = reply.status if isinstance(reply, Response) else type(reply).__name__
-        logger.debug("%s %s -> %s", request.method, request.path[:500], status)
+    def _note(self, request: Request, reply: Reply) -> None:
+        """Count a request, and write it to the access log."""
+        if isinstance(reply, Response):
+            status = str(reply.status)
+        else:
+            status = "200" if isinstance(reply, StreamResponse) else "101"
+        key = (request.method, status)
+        self._answered[key] = self._answered.get(key, 0) + 1
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s %s %s%s -> %s in %.1f ms, %s",
+                request.peer,
+                request.method,
+                request.path[:500],
+                f"?{request.raw_query[:500]}" if request.raw_query else "",
+                status,
+                (time.perf_counter() - request.begun) * 1000,
+                type(reply).__name__,
+            )
+
+    def describe(self, metrics: Metrics) -> None:
+        """Add what is known here to the engine's metrics."""
+        registry = metrics.registry
+        registry.add(
+            Measured(
+                "corten_api_requests_total",
+                "Requests to the API that were answered, by status",
+                lambda: self._answered,
+                ("method", "code"),
+                kind="counter",
+            )
+        )
+        registry.add(
+            Measured(
+                "corten_api_connections",
+                "Clients that are connected to the API, by what their connection carries",
+                lambda: {("http",): len(self.connections), ("stream",): len(self.clients)},
+                ("kind",),
+            )
+        )
 
     # -- who is connected -------------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.connections) + len(self.clients) >= self.limits.connections
 
     def connected(self, connection: Connection) -> None:
         self.connections.add(connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from corten.api.errors import message_of
@@ -59,17 +59,42 @@ async def read_optional_document(request: Request, kind: type[T]) -> T | None:
     return decode(body, kind)
 
 
-async def _lines(documents: AsyncIterator[Any], end: bytes) -> AsyncIterator[bytes]:
+async def _lines(documents: AsyncIterator[Any], end: bytes, start: bytes = b"") -> AsyncIterator[bytes]:
     try:
         async for document in documents:
-            yield encode(document) + end
+            yield start + encode(document) + end
     finally:
         await close_iterator(documents)
 
 
-def json_stream(documents: AsyncIterator[Any], *, at_once: bool, endless: bool = False) -> StreamResponse:
-    """One document a line (events, statistics)."""
-    return StreamResponse(_lines(documents, b"\n"), at_once=at_once, endless=endless)
+def json_stream(
+    documents: AsyncIterator[Any], *, at_once: bool, endless: bool = False, content_type: str = JSON
+) -> StreamResponse:
+    """One document a line (events, statistics); of application/json-seq as RFC 7464 has them."""
+    start = b"\x1e" if content_type == "application/json-seq" else b""
+    return StreamResponse(_lines(documents, b"\n", start), content_type, at_once=at_once, endless=endless)
+
+
+def accepted(header: str, offered: Sequence[str]) -> str:
+    """What of the offered media types an ``Accept`` header names with the highest quality; nothing when it names none.
+
+    Wildcards do not count: a client that takes anything gets the default.  Source: RFC 9110 section 12.5.1.
+    """
+    best, best_quality = "", 0.0
+    for item in header.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        if name not in offered:
+            continue
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if quality > best_quality:
+            best, best_quality = name, quality
+    return best
 
 
 def progress_stream(documents: AsyncIterator[Any]) -> StreamResponse:

@@ -1,4 +1,4 @@
-"""Where the API listens: unix sockets of our own, and sockets that someone else opened and passed on."""
+"""Where the API listens: unix sockets of our own, TCP, and sockets that someone else opened and passed on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from corten.api.tcp import TcpOptions, check_allowed, open_sockets, parse_tcp_address, set_keepalive
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,16 @@ class ListenAddress:
     path:  of a unix socket that is made here
     group: its group; when no such group exists, that of the process
     fd:    a listening socket that was passed to this process
+    host, port: of TCP; ``host`` may be a name
+    text:  what the user wrote, for messages
     """
 
     path: Path | None = None
     group: str = ""
     fd: int = -1
+    host: str = ""
+    port: int = 0
+    text: str = ""
 
 
 class Listener:
@@ -41,6 +47,7 @@ class Listener:
 
     def __init__(self, sock: socket.socket, path: Path | None = None) -> None:
         self.sock = sock
+        self.is_tcp = sock.family != socket.AF_UNIX
         self._path = path
         self._identity = _identity(path) if path is not None else None
 
@@ -51,8 +58,9 @@ class Listener:
                 self._path.unlink()
 
 
-def parse_host(text: str, group: str = "") -> list[ListenAddress]:
-    """The addresses that one ``--host`` value means: ``unix:///path``, ``fd://``, ``fd://4``, ``fd://name``.
+def parse_host(text: str, group: str = "", tcp: TcpOptions | None = None) -> list[ListenAddress]:
+    """The addresses that one ``--host`` value means: ``unix:///path``, ``tcp://host:port``, ``fd://``, ``fd://4``,
+    ``fd://name``.
 
     Errors: InvalidParameter for another form, or for ``fd://`` when no socket was passed.
     """
@@ -61,9 +69,12 @@ def parse_host(text: str, group: str = "") -> list[ListenAddress]:
         if not rest.startswith("/"):
             raise InvalidParameter(f"invalid host '{text}': unix:// needs an absolute path")
         return [ListenAddress(path=Path(rest), group=group)]
+    if separator and scheme == "tcp":
+        host, port = parse_tcp_address(text, rest, (tcp or TcpOptions()).default_port)
+        return [ListenAddress(host=host, port=port, text=text)]
     if separator and scheme == "fd":
         return [ListenAddress(fd=fd) for fd in _passed_sockets(rest)]
-    raise InvalidParameter(f"invalid host '{text}': unix://PATH and fd:// are supported")
+    raise InvalidParameter(f"invalid host '{text}': unix://PATH, tcp://HOST:PORT and fd:// are supported")
 
 
 def _passed_sockets(wanted: str) -> Iterable[int]:
@@ -89,14 +100,43 @@ def _passed_sockets(wanted: str) -> Iterable[int]:
 
 
 def listen(address: ListenAddress) -> Listener:
-    """Open a listening socket.
+    """Open one listening socket; the first, when a name has several addresses.  Errors: as ``listen_all``."""
+    first, *others = listen_all(address)
+    for listener in others:
+        listener.close()
+    return first
+
+
+def listen_all(address: ListenAddress, tcp: TcpOptions | None = None) -> list[Listener]:
+    """Open the listening sockets of an address.
 
     Errors: Conflict when another process listens there or a file is in the way, InvalidParameter when ``fd`` is no
-    listening socket, SystemFailure.
+    listening socket or ``tcp`` does not allow to listen there, SystemFailure.
     """
-    if address.path is None:
-        return Listener(_adopt_fd(address.fd))
-    return _listen_unix(address.path, address.group)
+    if address.path is not None:
+        return [_listen_unix(address.path, address.group)]
+    if address.fd >= 0:
+        listener = Listener(_adopt_fd(address.fd))
+        if listener.is_tcp:
+            try:
+                check_allowed(tcp or TcpOptions(), f"fd://{address.fd}")
+            except InvalidParameter:
+                listener.sock.detach()
+                raise
+        return [listener]
+    check_allowed(tcp or TcpOptions(), address.text)
+    return listen_tcp(address.host, address.port, address.text)
+
+
+def listen_tcp(host: str, port: int, text: str) -> list[Listener]:
+    """Listen at every address of ``host``; ``text`` is what the user wrote.  Errors: Conflict, SystemFailure."""
+    try:
+        return [Listener(sock) for sock in open_sockets(host, port)]
+    except OSError as error:
+        kind = Conflict if error.errno == errno.EADDRINUSE else SystemFailure
+        raise kind(
+            f"cannot listen on {text}: {error.strerror or error}", step="listen", errno=error.errno or 0
+        ) from error
 
 
 def _adopt_fd(fd: int) -> socket.socket:
@@ -108,9 +148,12 @@ def _adopt_fd(fd: int) -> socket.socket:
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
         listening = 0
-    if not listening or sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+    families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+    if not listening or sock.family not in families or sock.type != socket.SOCK_STREAM:
         sock.detach()
-        raise InvalidParameter(f"invalid host 'fd://{fd}': not a listening unix stream socket")
+        raise InvalidParameter(f"invalid host 'fd://{fd}': not a listening stream socket")
+    if sock.family != socket.AF_UNIX:
+        set_keepalive(sock)
     sock.set_inheritable(False)
     sock.setblocking(False)
     return sock

@@ -183,6 +183,21 @@ class Resources(Document):
     kernel_memory_tcp: int = field(default=0, name="KernelMemoryTCP")
 
 
+class NetworkRate(Document):
+    """Bytes a second into (ingress) and out of (egress) each interface, 0 for no limit; bytes at once, 0: as fits.
+
+    Not in Docker's API: an extension of ours.
+    """
+
+    ingress: int = 0
+    egress: int = 0
+    burst: int = 0
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.ingress or self.egress)
+
+
 class HostConfig(Resources):
     """What belongs to this host: mounts, limits, namespaces, security."""
 
@@ -226,10 +241,30 @@ class HostConfig(Resources):
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
     init: bool | None = None
+    network_rate: NetworkRate | None = None
+
+
+class EndpointIPAMConfig(Document):
+    """Addresses that a client wishes."""
+
+    ipv4_address: str = field(default="", name="IPv4Address")
+    ipv6_address: str = field(default="", name="IPv6Address")
+    link_local_ips: list[str] = field(default_factory=list, name="LinkLocalIPs")
+
+
+class EndpointSettings(Document):
+    """What a client wishes of a container's connection to a network."""
+
+    ipam_config: EndpointIPAMConfig | None = field(default=None, name="IPAMConfig")
+    links: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+    mac_address: str = ""
+    driver_opts: dict[str, str] = field(default_factory=dict)
+    gw_priority: int = 0
 
 
 class NetworkingConfig(Document):
-    endpoints_config: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    endpoints_config: dict[str, EndpointSettings | None] = field(default_factory=dict)
 
 
 class ContainerCreate(ContainerConfig):
@@ -240,9 +275,18 @@ class ContainerCreate(ContainerConfig):
 
 
 class ContainerUpdate(Resources):
-    """Body of ``POST /containers/{id}/update``."""
+    """Body of ``POST /containers/{id}/update``.  Rules of block devices: None leaves them, an empty list lifts them.
+
+    network_rate: None leaves it, zeros lift it
+    """
 
     restart_policy: RestartPolicy | None = None
+    network_rate: NetworkRate | None = None
+    blkio_weight_device: list[WeightDevice] | None = None  # type: ignore[assignment]
+    blkio_device_read_bps: list[ThrottleDevice] | None = None  # type: ignore[assignment]
+    blkio_device_write_bps: list[ThrottleDevice] | None = None  # type: ignore[assignment]
+    blkio_device_read_iops: list[ThrottleDevice] | None = field(default=None, name="BlkioDeviceReadIOps")  # type: ignore[assignment]
+    blkio_device_write_iops: list[ThrottleDevice] | None = field(default=None, name="BlkioDeviceWriteIOps")  # type: ignore[assignment]
 
 
 class ExecCreate(Document):

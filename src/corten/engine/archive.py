@@ -18,7 +18,8 @@ from corten.dockerapi.timestamps import format_ns
 from corten.engine.container import Container
 from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound, SystemFailure
 from corten.image.archive import tar_tree, untar_into
-from corten.linux import paths
+from corten.linux import paths, process
+from corten.linux.subids import Translation
 from corten.runtime import users
 
 # Go's os.FileMode bits, which the stat header carries
@@ -42,6 +43,12 @@ class View:
     container: Container
     root: int
     shown: str = ""
+
+    @property
+    def ids(self) -> Translation | None:
+        """Those of the user namespace in which the program sees its files; None without one."""
+        maps = self.container.id_maps
+        return Translation(maps.uids, maps.gids) if maps else None
 
     def missing(self, path: str) -> NotFound:
         return NotFound(f"Could not find the file {path} in container {self.shown or self.container.name}")
@@ -170,10 +177,10 @@ def get(view: View, text: str) -> Iterator[bytes]:
     """A tar of a file or directory.  Errors: NotFound, InvalidParameter, before the first byte; SystemFailure."""
     with _found(view, text) as (path, directory, name, status):
         if not modes.S_ISDIR(status.st_mode):
-            yield from tar_tree(directory, name, path.base)
+            yield from tar_tree(directory, name, path.base, ids=view.ids)
             return
         with _opened(os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as top:
-            yield from tar_tree(top, ".", path.base)
+            yield from tar_tree(top, ".", path.base, ids=view.ids)
 
 
 def put(view: View, text: str, stream: BinaryIO, *, no_overwrite_dir_non_dir: bool, copy_uid_gid: bool) -> None:
@@ -195,7 +202,11 @@ def put(view: View, text: str, stream: BinaryIO, *, no_overwrite_dir_non_dir: bo
         if copy_uid_gid and view.container.config.user:
             identity = users.resolve(view.root, view.container.config.user, [])
             owner = (identity.uid, identity.gid)
-        untar_into(target, stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner)
+        with contextlib.ExitStack() as stack:
+            if view.ids is not None:
+                stack.enter_context(process.making_files_as(*view.ids.outside(0, 0)))
+                owner = view.ids.outside(*owner) if owner is not None else None
+            untar_into(target, stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner, ids=view.ids)
 
 
 def _check_writable(view: View, target: int) -> None:
@@ -213,6 +224,42 @@ def _mount_id(descriptor: int) -> str:
         return next(line for line in file if line.startswith("mnt_id:"))
 
 
-def export(root: int) -> Iterator[bytes]:
-    """Everything below a root as one tar.  root: without what is mounted in it"""
-    yield from tar_tree(root, ".", "")
+def export(view: View) -> Iterator[bytes]:
+    """Everything below a root as one tar.  view: of a root without what is mounted in it
+
+    Errors: Forbidden, before the first byte: a stream that has begun could only be cut.
+    """
+    if os.geteuid() != 0 or not _has_every_id():
+        _check_readable(view)
+    try:
+        yield from tar_tree(view.root, ".", "", ids=view.ids)
+    except PermissionError as error:
+        raise _unreadable(view, error.filename) from error
+
+
+def _has_every_id() -> bool:
+    """Whether this is the machine's user namespace: in a user's own, root may not read what is others'."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
+def _check_readable(view: View) -> None:
+    """The machine as an image (``host``) has files that are closed to an ordinary user's daemon."""
+
+    def closed(error: OSError) -> None:
+        raise error
+
+    try:
+        for directory, _, files, descriptor in os.fwalk(".", dir_fd=view.root, onerror=closed):
+            for name in files:
+                if os.access(name, os.R_OK, dir_fd=descriptor, effective_ids=True, follow_symlinks=False):
+                    continue
+                if modes.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                    raise _unreadable(view, os.path.join(directory, name))
+    except PermissionError as error:
+        raise _unreadable(view, error.filename) from error
+
+
+def _unreadable(view: View, name: str | bytes | None) -> Forbidden:
+    path = os.path.normpath(os.fsdecode(name)) if name else "a file"
+    return Forbidden(f"cannot read {path} of container {view.container.name}: permission denied")

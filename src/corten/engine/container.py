@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 from msgspec import Struct, field
 
 from corten.dockerapi.container import ContainerConfig, HostConfig
+from corten.engine.endpoint import Endpoint
 from corten.engine.mount_points import MountPoint
 from corten.errors import Conflict
 
@@ -60,6 +60,16 @@ class State(Struct, kw_only=True):
     health_status: str = ""
 
 
+class IdMaps(Struct, frozen=True):
+    """The maps of a user namespace, as the runtime specification has them; false without one."""
+
+    uids: list[dict[str, int]] = []
+    gids: list[dict[str, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.uids)
+
+
 class Container(Struct, kw_only=True, eq=False):
     """All that survives a restart of the daemon."""
 
@@ -75,7 +85,9 @@ class Container(Struct, kw_only=True, eq=False):
     platform: str = "linux"
     log_path: str = ""
     warnings: list[str] = field(default_factory=list)
-    networks: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, Endpoint] = field(default_factory=dict)
+    # while it runs in a user namespace of its own
+    id_maps: IdMaps = IdMaps()
 
     @property
     def status(self) -> Status:
@@ -90,6 +102,15 @@ class Container(Struct, kw_only=True, eq=False):
     def command(self) -> list[str]:
         """Entry point and arguments as they will be executed."""
         return as_list(self.config.entrypoint) + as_list(self.config.cmd)
+
+    @property
+    def image_ids(self) -> set[str]:
+        """The image it was made of, and those that are mounted in it."""
+        return {self.image_id} | self.mounted_image_ids
+
+    @property
+    def mounted_image_ids(self) -> set[str]:
+        return {point.image_id for point in self.mount_points if point.type == "image"}
 
     def become(self, status: Status) -> None:
         """Change the state.

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corten.engine.container import Container
+from corten.engine.image_mounts import ImageMounts
 from corten.engine.mount_point import MountPoint
 from corten.engine.volumes import Volumes
 from corten.errors import Conflict, SystemFailure
 from corten.linux import mount as kernel
-from corten.linux import paths, process
+from corten.linux import paths, process, user_namespace
 from corten.snapshot.api import Snapshotter
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -39,9 +40,8 @@ def running_root(container: Container) -> Iterator[int]:
         try:
             directory = os.open(f"/proc/{container.state.pid}", _DIRECTORY)
             stack.callback(os.close, directory)
-            with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)) as file:
-                if container.id not in file.read():
-                    raise ended
+            if not _is_of(container.id, directory):
+                raise ended
             descriptor = os.open("root", _DIRECTORY, dir_fd=directory)
         except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
             raise ended from error
@@ -49,12 +49,27 @@ def running_root(container: Container) -> Iterator[int]:
         yield descriptor
 
 
+def _is_of(container_id: str, process: int) -> bool:
+    """process: a descriptor of a process's directory in /proc.  Errors: OSError."""
+
+    def lines(name: str) -> list[str]:
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), errors="replace") as file:
+            return file.readlines()
+
+    if user_namespace.is_initial():
+        return any(container_id in line for line in lines("cgroup"))
+    # without a control group: what it has as its root, whose layers are in a directory of that name
+    root = [line for line in lines("mountinfo") if line.split(" ")[4] == "/"]
+    return bool(root) and container_id in root[-1]
+
+
 class StoppedRoot:
     """Opens the roots of containers that do not run."""
 
-    def __init__(self, snapshotter: Snapshotter, volumes: Volumes) -> None:
+    def __init__(self, snapshotter: Snapshotter, volumes: Volumes, image_mounts: ImageMounts) -> None:
         self._snapshotter = snapshotter
         self._volumes = volumes
+        self._image_mounts = image_mounts
 
     def lacks_mount_points(self, container: Container) -> bool:
         """Whether a mount point is missing in the root: only a writable view can show what belongs there."""
@@ -87,16 +102,23 @@ class StoppedRoot:
                     stack.callback(os.close, tree)
                     trees.append((point, tree))
             try:
-                base = kernel.clone_tree("", directory=root)
+                # recursive: without the machine's root it may consist of several (linux/root_pieces.py)
+                base = kernel.clone_tree("", directory=root, recursive=True)
                 stack.callback(os.close, base)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
                 base = root  # detached already, which kernels before 6.15 do not clone
+            # a copy of a mount that is shared, as all are under systemd, would show what is mounted in it to the host
+            kernel.mount_setattr(base, propagation=kernel.MS_PRIVATE)
             yield stack.enter_context(_assembled(base, place, trees, create=not read_only))
 
     def _tree(self, point: MountPoint) -> int:
         """A detached copy of what the point mounts; -1 when the source of a bind is gone."""
+        if point.type == "image":
+            with self._image_mounts.open(point) as source:
+                # a copy of a mount that is detached already needs Linux 6.15
+                return kernel.clone_tree("", directory=source) if point.subpath else os.dup(source)
         try:
             if point.type == "volume":
                 source = self._volumes.open_volume(point)

@@ -13,31 +13,39 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from corten.config import Config
-from corten.dockerapi.container import ContainerCreate, ContainerUpdate, HostConfig, LogConfig
+from corten.dockerapi.container import ContainerCreate, ContainerUpdate, EndpointSettings, HostConfig, LogConfig
 from corten.dockerapi.queries import AttachQuery, LogQuery
-from corten.engine import archive, create, filters, inspect, stats, top
+from corten.engine import archive, create, filters, inspect, processes, stats, top
 from corten.engine.container import Container, Status
 from corten.engine.container_root import StoppedRoot, running_root
+from corten.engine.endpoint_wishes import check_rate, is_sharing, wanted_networks
+from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
 from corten.engine.health import HealthMonitor
+from corten.engine.image_mounts import ImageMounts
 from corten.engine.lifecycle import Lifecycle, now_ns
-from corten.engine.limits import Machine, check_resources, merge_update, oci_resources
+from corten.engine.limits import Machine, check_resources, merge_update, oci_update
 from corten.engine.live import Index, Live, PendingAttach
 from corten.engine.logs import LogStream, log_path, open_logs, validate_log_config
+from corten.engine.metrics import Metrics, timed
 from corten.engine.mount_points import MountPoint, resolve_mount_points
 from corten.engine.names import new_id, random_name, valid_name
 from corten.engine.preparation import HostFacts, Preparation
 from corten.engine.store import Store
 from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
 from corten.engine.tasks import Tasks
+from corten.engine.user_namespaces import UserNamespaces
 from corten.engine.volumes import Volumes
+from corten.engine.xray.container import Sources, xray
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
+from corten.image.catalog import Image
 from corten.image.store import ImageStore
 from corten.linux import mount as kernel_mount
 from corten.linux import paths
@@ -69,11 +77,15 @@ class Containers:
         images: ImageStore,
         snapshotter: Snapshotter,
         volumes: Volumes,
+        image_mounts: ImageMounts,
+        endpoints: Endpoints,
         lifecycle: Lifecycle,
         preparation: Preparation,
         health: HealthMonitor,
         tasks: Tasks,
         events: Events,
+        metrics: Metrics,
+        user_namespaces: UserNamespaces,
     ) -> None:
         self._config = config
         self._facts = facts
@@ -82,30 +94,44 @@ class Containers:
         self._images = images
         self._snapshotter = snapshotter
         self._volumes = volumes
+        self._image_mounts = image_mounts
+        self._endpoints = endpoints
         self._lifecycle = lifecycle
         self._preparation = preparation
         self._health = health
         self._tasks = tasks
         self._events = events
-        self._machine = Machine.read()
-        self._stopped_root = StoppedRoot(snapshotter, volumes)
+        self.metrics = metrics
+        self._user_namespaces = user_namespaces
+        self._machine = Machine.read(config.cgroup_driver)
+        self._stopped_root = StoppedRoot(snapshotter, volumes, image_mounts)
         self._statistics = stats.Statistics(preparation.cgroup_path, tasks)
         lifecycle.auto_remove = self._auto_remove
 
     # -- create ---------------------------------------------------------------------------------------------------
 
+    @timed("create")
     async def create(self, request: ContainerCreate, name: str, platform: str = "") -> dict[str, Any]:
         """Make a container of an image; nothing of it stays when any step fails.
 
-        Errors: NotFound (image), Conflict (name), InvalidParameter.
+        platform: what the image must be for ("linux/arm64"), nothing when the caller does not mind
+        Errors: NotFound (image, or none of this platform), Conflict (name), InvalidParameter.
         """
-        name = name.removeprefix("/")
         if name:
+            name = name.removeprefix("/")
             valid_name(name)
             self._index.check_name(name)
-        image = self._images.get(request.image)
+        # its layers stay until the container's own record keeps them
+        with self._images.pin(request.image) as image:
+            if platform:
+                create.check_platform(request.image, image.config, platform)
+            return await self._create(request, image, name)
+
+    async def _create(self, request: ContainerCreate, image: Image, name: str) -> dict[str, Any]:
+        create.check_shared_namespaces(request)
         config = create.merge_image(request, image.config)
         host = create.split_request(request)
+        asks_for_network = host.network_mode not in ("", "default")
         create.fill_defaults(
             host,
             log=LogConfig(type=self._config.log_driver, config=dict(self._config.log_opts)),
@@ -113,10 +139,19 @@ class Containers:
             ipc_mode=self._config.default_ipc_mode,
             cgroupns_mode=self._config.default_cgroupns_mode or ("private" if self._facts.cgroup_v2 else "host"),
             init=self._config.init,
+            runtime=self._lifecycle.runtimes.default,
+            network=self._endpoints.default_mode,
         )
+        self._lifecycle.runtimes.check(host.runtime)
         create.check_config(config)
         warnings = create.check_host_config(host, self._machine, frozenset(self._facts.capabilities))
+        self._user_namespaces.check(host, own_runtime=not self._lifecycle.runtimes.command(host.runtime))
+        if self._endpoints.lacking and not asks_for_network:
+            warnings.append(f"{self._endpoints.lacking}: the container has no network")
+        if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
+            warnings.append("Published ports are discarded when using host network mode")
         self._check_named(host)
+        networks = self._endpoints.resolve(wanted_networks(request, host), host)
         container_id = new_id()
         container = Container(
             id=container_id,
@@ -127,21 +162,28 @@ class Containers:
             host_config=host,
             driver=self._snapshotter.name,
             warnings=warnings,
+            networks=networks,
         )
         if host.network_mode == "host" and not config.hostname:
             config.hostname = os.uname().nodename
+        if is_sharing(host.network_mode):
+            whose = self.find(host.network_mode.partition(":")[2]).container.config
+            config.hostname, config.domainname = whose.hostname, whose.domainname
         config.hostname = config.hostname or container_id[:12]
         self._preparation.security(container)
         container.mount_points = self._mount_points(container)
         container.log_path = log_path(host.log_config.type, self._preparation.directory(container_id), container_id)
         live = Live(container)
-        self._index.add(live)
-        try:
-            await self._make(live, image.layers[-1] if image.layers else None)
-        except BaseException:
-            self._index.drop(live)
-            await self._discard(container)
-            raise
+        with self._image_mounts.pinned(container.mount_points):
+            self._index.add(live)
+            try:
+                await self._make(live, image.layers[-1] if image.layers else None)
+            except BaseException:
+                try:
+                    await self._discard(container)
+                finally:
+                    self._index.drop(live)  # the last: what is on disk always has its container here
+                raise
         self._lifecycle.publish(live, "create")
         return {"Id": container_id, "Warnings": warnings}
 
@@ -168,13 +210,18 @@ class Containers:
         points = resolve_mount_points(
             container.host_config, container.config.volumes, others, daemon_root=str(self._config.data_root)
         )
-        return [self._volumes.located(point) for point in points]
+        return [self._image_mounts.located(self._volumes.located(point)) for point in points]
 
     async def _make(self, live: Live, parent: str | None) -> None:
         container = live.container
         directory = self._preparation.directory(container.id)
         directory.mkdir(mode=0o710, parents=True)
-        self._snapshotter.create(container.id, parent)
+        size = create.storage_size(container.host_config.storage_opt)
+        if size:
+            # a file system is made: too long for the loop
+            await run_blocking(partial(self._snapshotter.create, container.id, parent, size_limit=size))
+        else:
+            self._snapshotter.create(container.id, parent)
         await self._make_volumes(container)
         self._store.save(container)
 
@@ -205,14 +252,16 @@ class Containers:
     @contextlib.asynccontextmanager
     async def paused(self, live: Live, *, wanted: bool) -> AsyncIterator[None]:
         """Hold a running program still meanwhile, so that its files are of one moment."""
-        hold = wanted and live.container.status is Status.RUNNING
-        if hold:
-            await self._lifecycle.pause(live)
+        held = False
+        if wanted and live.container.status is Status.RUNNING and self._facts.cgroups:
+            with contextlib.suppress(Conflict):  # it has just ended, or others hold it still
+                await self._lifecycle.pause(live)
+                held = True
         try:
             yield
         finally:
-            if hold:
-                await self._lifecycle.resume(live, quiet=True)
+            if held:
+                await self._lifecycle.let_go(live)
 
     def note_commit(self, live: Live, image_id: str, reference: str, comment: str) -> None:
         self._lifecycle.publish(live, "commit", comment=comment, imageID=image_id, imageRef=reference)
@@ -230,10 +279,11 @@ class Containers:
         chosen.sort(key=lambda live: live.container.created_ns, reverse=True)
         if limit > 0:
             chosen = chosen[:limit]
-        now = now_ns()
+        now, aliases = now_ns(), self._endpoints.links.aliases()
         documents = []
         for live in chosen:
             document = inspect.summary(live.container, now, health=self._health.status(live.container.id))
+            document["Names"] += aliases.get(live.container.id, ())
             if size:
                 document["SizeRw"], document["SizeRootFs"] = await run_blocking(self._sizes, live.container)
             documents.append(document)
@@ -266,7 +316,10 @@ class Containers:
             graph=self._snapshotter.data(container.id),
             health=self._health.document(container.id),
             exec_ids=live.exec_ids,
+            apparmor_profile=self._preparation.apparmor_profile(container),
         )
+        if container.host_config.links:
+            document["HostConfig"]["Links"] = self._endpoints.links.shown(container)
         if size:
             document["SizeRw"], document["SizeRootFs"] = await run_blocking(self._sizes, container)
         return document
@@ -277,14 +330,34 @@ class Containers:
             raise Conflict(f"container {live.container.id} is not running")
         if live.container.status is Status.RESTARTING:
             raise Conflict(f"Container {live.container.id} is restarting, wait until the container is running")
-        pids = await run_blocking(self._cgroup_pids, live)
+        pids = await run_blocking(self._pids, live)
         document = await run_blocking(top.processes, pids, ps_args)
         self._lifecycle.publish(live, "top")
         return document
 
-    def _cgroup_pids(self, live: Live) -> builtins.list[int]:
-        return stats.cgroup_of(self._preparation.cgroup_path(live.container)).pids()
+    async def xray(self, reference: str) -> dict[str, Any]:
+        """What a container is made of, from the live kernel."""
+        live = self.find(reference)
 
+        def look() -> dict[str, Any]:
+            running = live.container.is_running
+            sources = Sources(
+                images=self._images,
+                snapshotter=self._snapshotter,
+                cgroup_path=self._preparation.cgroup_path(live.container) if self._facts.cgroups else "",
+                table=self._endpoints.table,
+                pids=self._pids(live) if running else [],
+            )
+            return xray(live.container, sources)
+
+        return await run_blocking(look)
+
+    def _pids(self, live: Live) -> builtins.list[int]:
+        if self._facts.cgroups:
+            return stats.cgroup_of(self._preparation.cgroup_path(live.container)).pids()
+        return processes.related(live.container.state.pid)
+
+    @timed("changes")
     async def changes(self, reference: str) -> builtins.list[dict[str, Any]]:
         container = self.find(reference).container
         kinds = {"C": 0, "A": 1, "D": 2}
@@ -301,6 +374,7 @@ class Containers:
 
     # -- state ------------------------------------------------------------------------------------------------------
 
+    @timed("start")
     async def start(self, reference: str, detach_keys: str = "") -> bool:
         return await self._lifecycle.start(self.find(reference))
 
@@ -357,7 +431,33 @@ class Containers:
             except CortenError:
                 self._index.rename(live, old)
                 raise
+            self._endpoints.renamed(live.container)
         self._lifecycle.publish(live, "rename", oldName=f"/{old}")
+
+    async def connect(self, reference: str, network: str, settings: EndpointSettings) -> None:
+        """Errors: NotFound, InvalidParameter, Forbidden, Conflict."""
+        live = self.find(reference)
+        async with live.lock:
+            if live.removing:
+                raise Conflict(f"container {live.container.id} is marked for removal and cannot be connected")
+            await self._endpoints.connect(live, network, settings)
+            self._store.save(live.container)
+
+    async def disconnect(self, reference: str, network: str, *, force: bool = False) -> None:
+        """force: also an endpoint whose container is gone, which here no endpoint outlives
+
+        Errors: NotFound, Forbidden, Conflict.
+        """
+        try:
+            live = self.find(reference)
+        except NotFound:
+            if not force:
+                raise
+            self._endpoints.find_network(network)
+            raise NotFound(f"endpoint {reference} not found") from None
+        async with live.lock:
+            await self._endpoints.disconnect(live, network)
+            self._store.save(live.container)
 
     async def update(self, reference: str, request: ContainerUpdate) -> dict[str, Any]:
         """Change limits and restart policy, of a running container at once."""
@@ -370,11 +470,20 @@ class Containers:
             trial = msgspec.convert(msgspec.to_builtins(host), type(host))
             trial.restart_policy = request.restart_policy
             create.check_restart_policy(trial)
+        rate = request.network_rate
+        check_rate(rate)
+        if rate is not None and not any(name not in ("host", "none") for name in container.networks):
+            raise InvalidParameter(
+                f"container {container.name} has no interface of its own: its rate cannot be limited"
+            )
         async with live.lock:
             if live.removing or container.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"container {container.id} is marked for removal and cannot be updated")
             if container.is_running and live.shim is not None:
-                await live.shim.update(oci_resources(merged))
+                await live.shim.update(oci_update(host, merged))
+            if rate is not None:
+                await self._endpoints.limit(container, rate)
+                host.network_rate = rate if rate.is_set else None
             for name in type(merged).__struct_fields__:
                 setattr(host, name, getattr(merged, name))
             if request.restart_policy is not None and request.restart_policy.name:
@@ -385,13 +494,18 @@ class Containers:
 
     # -- remove -----------------------------------------------------------------------------------------------------
 
+    @timed("delete")
     async def remove(self, reference: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-        """Errors: Conflict when it runs and force is not given, or when another removal is under way."""
+        """Errors: Conflict when it runs and force is not given, or when another removal is under way.
+
+        link: ``reference`` is "container/alias", and only that link is removed
+        """
         if link:
-            raise InvalidParameter("links are not supported")
+            await self._remove_link(reference)
+            return
         live = self.find(reference)
         if live.removing:
-            raise Conflict(f"removal of container {live.container.name} is already in progress")
+            raise Conflict(f"removal of container {reference} is already in progress")
         container = live.container
         busy = container.is_running or container.status is Status.RESTARTING
         if busy and not force:
@@ -408,6 +522,15 @@ class Containers:
         except BaseException:
             live.removing = False
             raise
+
+    async def _remove_link(self, reference: str) -> None:
+        name, _, alias = reference.removeprefix("/").partition("/")
+        if not alias:
+            raise InvalidParameter(f"{reference} is no link: it is written container/alias")
+        live = self.find(name)
+        async with live.lock:
+            self._endpoints.links.remove(live.container, alias)
+            self._store.save(live.container)
 
     async def _kill_for_removal(self, live: Live) -> None:
         if live.container.status is Status.RESTARTING:
@@ -610,7 +733,7 @@ class Containers:
 
         def chunks() -> Iterator[bytes]:
             with self._own_files(live) as root:
-                yield from archive.export(root)
+                yield from archive.export(archive.View(live.container, root))
 
         self._lifecycle.publish(live, "export")
         return iterate_in_thread(chunks)
@@ -622,7 +745,8 @@ class Containers:
             with self._snapshotter.open_rootfs(live.container.id, True) as descriptor:
                 yield descriptor
             return
-        descriptor = kernel_mount.clone_tree(self._snapshotter.rootfs(live.container.id)["target"])
+        # recursive: without the machine's root it may consist of several (linux/root_pieces.py)
+        descriptor = kernel_mount.clone_tree(self._snapshotter.rootfs(live.container.id)["target"], recursive=True)
         try:
             yield descriptor
         finally:

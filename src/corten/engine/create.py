@@ -13,8 +13,10 @@ import msgspec
 
 from corten.dockerapi.container import ContainerConfig, ContainerCreate, HealthConfig, HostConfig, LogConfig
 from corten.engine.container import as_list
-from corten.engine.limits import Machine, check_resources
-from corten.errors import InvalidParameter, NotImplementedYet
+from corten.engine.limits import Machine, check_resources, memory_and_swap
+from corten.engine.user_namespaces import automatic_size
+from corten.errors import InvalidParameter, NotFound
+from corten.oci.platform import from_document, parse_platform
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MILLISECOND_NS = 1_000_000
@@ -107,6 +109,16 @@ def merge_healthcheck(given: HealthConfig | None, theirs: dict[str, Any] | None)
     return merged
 
 
+def check_platform(reference: str, image_config: dict[str, Any], wanted: str) -> None:
+    """Errors: NotFound in dockerd's words, on which clients pull; InvalidParameter."""
+    asked, actual = parse_platform(wanted), from_document(image_config)
+    if actual.rank(asked) not in (0, 1):
+        raise NotFound(
+            f"image with reference {reference} was found but does not provide the specified platform: "
+            f"wanted {asked}, actual: {actual}"
+        )
+
+
 def check_config(config: ContainerConfig) -> None:
     if not as_list(config.entrypoint) + as_list(config.cmd):
         raise InvalidParameter("no command specified")
@@ -196,27 +208,46 @@ def check_namespaces(host_config: HostConfig) -> None:
         ("IPC mode", host_config.ipc_mode, ("", "none", "private", "shareable", "host"), True),
         ("PID mode", host_config.pid_mode, ("", "private", "host"), True),
         ("UTS mode", host_config.uts_mode, ("", "private", "host"), False),
-        ("user namespace mode", host_config.userns_mode, ("", "host"), False),
         ("cgroup namespace mode", host_config.cgroupns_mode, ("", "private", "host"), False),
     )
     for what, mode, plain, joinable in checks:
         if mode in plain or (joinable and mode.startswith("container:") and len(mode) > len("container:")):
             continue
         raise InvalidParameter(f"invalid {what}: {mode}")
+    if host_config.userns_mode not in ("", "host") and not automatic_size(host_config.userns_mode):
+        raise InvalidParameter(f"invalid user namespace mode: {host_config.userns_mode}")
     if host_config.cgroup:
         raise InvalidParameter("joining another container's cgroup is not supported")
-    network = host_config.network_mode
-    if network in ("none", "host") or (network.startswith("container:") and len(network) > len("container:")):
-        return
-    if network == "bridge":
-        raise NotImplementedYet(
-            "bridge networks are not supported yet: use network mode none, host or container:<name>"
-        )
-    raise InvalidParameter(f"network {network} not found")
+    if host_config.network_mode == "container:":
+        raise InvalidParameter("invalid network mode: a container is missing in container:<name|id>")
+
+
+def check_shared_namespaces(request: ContainerCreate) -> None:
+    """What belongs to a namespace is set where the namespace is made, not by who joins it.
+
+    Only what the client itself asked for: what an image exposes is no contradiction.
+    """
+    host = request.host_config
+    if host.uts_mode == "host" and request.hostname:
+        raise InvalidParameter("conflicting options: hostname and the UTS mode")
+    joins = host.network_mode.startswith("container:")
+    if (joins or host.network_mode == "host") and host.links:
+        raise InvalidParameter("conflicting options: links cannot be used with this network mode")
+    contradictions = (
+        (request.hostname, "hostname and the network mode"),
+        (host.dns, "dns and the network mode"),
+        (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (request.mac_address, "mac-address and the network mode"),
+        (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+        (request.exposed_ports, "port exposing and the container type network mode"),
+    )
+    for given, what in contradictions:
+        if joins and given:
+            raise InvalidParameter(f"conflicting options: {what}")
 
 
 def check_host_config(host_config: HostConfig, machine: Machine, capabilities: frozenset[str]) -> list[str]:
-    """Returns warnings.  Errors: InvalidParameter, NotImplementedYet."""
+    """Returns warnings.  Errors: InvalidParameter."""
     warnings = check_resources(host_config, machine)
     check_restart_policy(host_config)
     check_namespaces(host_config)
@@ -227,18 +258,9 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
         raise InvalidParameter(f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host_config.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
-    if host_config.port_bindings or host_config.publish_all_ports:
-        raise NotImplementedYet(
-            "published ports need bridge networks, which are not supported yet: use network mode host"
-        )
-    if host_config.links:
-        raise NotImplementedYet("links need bridge networks, which are not supported yet")
-    if host_config.storage_opt:
-        raise NotImplementedYet(f"storage options are not supported yet: {', '.join(sorted(host_config.storage_opt))}")
+    storage_size(host_config.storage_opt)
     if host_config.isolation not in ("", "default"):
         raise InvalidParameter(f"invalid isolation '{host_config.isolation}' on linux")
-    if host_config.runtime not in ("", "corten", "runc"):
-        raise InvalidParameter(f"unknown or invalid runtime name: {host_config.runtime}")
     for device in host_config.devices:
         if device.cgroup_permissions.strip("rwm"):
             raise InvalidParameter(
@@ -250,12 +272,38 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
     return warnings
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtpKMGTP]?)(?:i?[bB])?\Z")
+
+
+def storage_size(options: dict[str, str]) -> int:
+    """The limit of ``--storage-opt size=`` in bytes, 0 for none; units are powers of 1024 (go-units RAMInBytes).
+
+    Errors: InvalidParameter in the words of dockerd's overlay2.
+    """
+    for key in options:
+        if key.lower() != "size":
+            raise InvalidParameter(f"unknown option {key}")
+    text = next(iter(options.values()), "0")
+    found = _SIZE.match(text)
+    if found is None or (options and float(found[1]) <= 0):
+        raise InvalidParameter(f"invalid size: '{text}'")
+    return int(float(found[1]) * 1024 ** ("kmgtp".index(found[2].lower()) + 1 if found[2] else 0))
+
+
 def fill_defaults(
-    host_config: HostConfig, *, log: LogConfig, shm_size: int, ipc_mode: str, cgroupns_mode: str, init: bool
+    host_config: HostConfig,
+    *,
+    log: LogConfig,
+    shm_size: int,
+    ipc_mode: str,
+    cgroupns_mode: str,
+    init: bool,
+    runtime: str,
+    network: str,
 ) -> None:
     """What the client left open gets the daemon's defaults, so that inspect tells what is in force."""
     if host_config.network_mode in ("", "default"):
-        host_config.network_mode = "none"
+        host_config.network_mode = network
     host_config.shm_size = host_config.shm_size or shm_size
     host_config.ipc_mode = host_config.ipc_mode or ipc_mode
     if not host_config.cgroupns_mode:
@@ -263,9 +311,16 @@ def fill_defaults(
     if not host_config.log_config.type:
         host_config.log_config = LogConfig(type=log.type, config={**log.config, **host_config.log_config.config})
     host_config.restart_policy.name = host_config.restart_policy.name or "no"
-    host_config.runtime = host_config.runtime or "corten"
+    host_config.runtime = host_config.runtime or runtime
     if host_config.init is None and init:
         host_config.init = True
+    # the docker client sends these for "not given"
+    if host_config.memory_swappiness == -1:
+        host_config.memory_swappiness = None
+    if host_config.pids_limit == 0:
+        host_config.pids_limit = None
+    if host_config.memory > 0:
+        host_config.memory_swap = memory_and_swap(host_config)
 
 
 def split_request(request: ContainerCreate) -> HostConfig:

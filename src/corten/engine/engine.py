@@ -4,61 +4,93 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from corten.cgroup import systemd
 from corten.cgroup.hierarchy import Hierarchies
-from corten.config import Config
+from corten.config import Config, mirror_urls
+from corten.engine.builds import Builds
+from corten.engine.checks import Checks
 from corten.engine.containers import Containers
+from corten.engine.default_network import instance_of
+from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
 from corten.engine.execs import Execs
 from corten.engine.health import HealthMonitor
+from corten.engine.image_mounts import ImageMounts
 from corten.engine.images import Images
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.live import Index, Live
+from corten.engine.metrics import Metrics
+from corten.engine.network_records import NetworkTable
+from corten.engine.networks import Networks
 from corten.engine.preparation import HostFacts, Preparation
 from corten.engine.recover import Recovery
+from corten.engine.registries import Registries
+from corten.engine.runtimes import Runtimes
 from corten.engine.shims import Shims
 from corten.engine.store import RootLock, Store
 from corten.engine.system import System
 from corten.engine.tasks import Tasks
+from corten.engine.user_namespaces import Pool, UserNamespaces, remapped
 from corten.engine.volumes import Volumes
 from corten.image.store import ImageStore
+from corten.network.outside import Outside
+from corten.network.plumbing import Plumbing
 from corten.snapshot import open_snapshotter
 
 logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Everything that one daemon owns.  Build with ``await Engine.open(config)``."""
+    """Everything that one daemon owns.  Build with ``await Engine.open(config)``.
+
+    outside: the host's network, when the daemon lives in one of its user
+    """
 
     containers: Containers
     execs: Execs
     images: Images
     volumes: Volumes
+    registries: Registries
+    builds: Builds
     events: Events
+    checks: Checks
     system: System
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, outside: Outside | None = None) -> None:
         self.config = config
+        self._outside = outside
         self.tasks = Tasks()
         self.index = Index()
         self.events = Events()
+        self.metrics = Metrics()
 
     @classmethod
-    async def open(cls, config: Config) -> Engine:
+    async def open(cls, config: Config, outside: Outside | None = None) -> Engine:
         """Lock the roots, open state and images, start the spawner, find every container again.
 
         Errors: Conflict when another daemon uses the data root, SystemFailure when the state cannot be opened.
         """
-        engine = cls(config)
+        engine = cls(config, outside)
         await engine._open()
         return engine
 
     async def _open(self) -> None:
+        self._remap = remapped(self.config.userns_remap)
+        Pool.of(self.config.userns_pool)
+        if self._remap:
+            # as dockerd: what was made with other ids is not mixed with it
+            owner = f"{self._remap.uids[0]['hostID']}.{self._remap.gids[0]['hostID']}"
+            self.config.data_root.mkdir(parents=True, exist_ok=True, mode=0o710)
+            self.config = replace(self.config, data_root=self.config.data_root / owner)
         config = self.config
-        for root in (config.data_root, config.exec_root):
-            root.mkdir(parents=True, exist_ok=True, mode=0o710)
-            root.chmod(0o711 if root is config.exec_root else 0o710)
+        for root, mode in ((config.data_root, 0o710), (config.exec_root, 0o711)):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # programs of other users may have to reach a socket or a mounted volume: on a machine's own daemon
+            root.chmod(0o700 if config.rootless else mode)
         for name in ("containers", "volumes"):
             (config.data_root / name).mkdir(exist_ok=True, mode=0o710)
         self._lock = RootLock(config.data_root)
@@ -74,10 +106,31 @@ class Engine:
         self._store = Store(config.data_root)
         self.snapshotter = open_snapshotter(config.data_root, config.storage_driver)
         store = ImageStore(config.data_root, self.snapshotter, exec_root=config.exec_root)
-        facts = HostFacts.read(cgroup_v2=Hierarchies.read().is_v2)
+        hierarchies = Hierarchies.read()
+        if config.cgroup_driver == "systemd":
+            systemd.require(is_v2=hierarchies.is_v2)
+        facts = self.facts = HostFacts.read(hierarchies)
+        self.user_namespaces = UserNamespaces(
+            self._remap, config.userns_pool, automatic=config.userns_remap == "auto", rootless=config.rootless
+        )
         self.volumes = Volumes(config.data_root, self._store.connection, self.events)
+        self._image_mounts = ImageMounts(config.exec_root, store, self.snapshotter)
         self._shims = await starting
-        preparation = Preparation(config, facts, self.index)
+        self.runtimes = Runtimes(config)
+        plumbing = Plumbing(instance=instance_of(config), directory=config.exec_root, outside=self._outside)
+        self.networks = Networks(
+            config,
+            NetworkTable(self._store.connection),
+            self.index,
+            self.events,
+            plumbing,
+            lacking=self._outside.lacking if self._outside is not None else "",
+        )
+        self._endpoints = Endpoints(self.networks, self.index, config, self._shims.lend)
+        preparation = Preparation(config, facts, self.index, self._endpoints)
+        self.apparmor_problem = preparation.apparmor.problem
+        if self.apparmor_problem:
+            logger.warning("%s", self.apparmor_problem)
         lifecycle = self._lifecycle = Lifecycle(
             config=config,
             store=self._store,
@@ -85,8 +138,12 @@ class Engine:
             shims=self._shims,
             snapshotter=self.snapshotter,
             volumes=self.volumes,
+            image_mounts=self._image_mounts,
+            endpoints=self._endpoints,
             preparation=preparation,
             tasks=self.tasks,
+            runtimes=self.runtimes,
+            user_namespaces=self.user_namespaces,
         )
         self._health = HealthMonitor(self._probe, self._health_changed, self.tasks)
         self.containers = Containers(
@@ -97,15 +154,23 @@ class Engine:
             images=store,
             snapshotter=self.snapshotter,
             volumes=self.volumes,
+            image_mounts=self._image_mounts,
+            endpoints=self._endpoints,
             lifecycle=lifecycle,
             preparation=preparation,
             health=self._health,
             tasks=self.tasks,
             events=self.events,
+            metrics=self.metrics,
+            user_namespaces=self.user_namespaces,
         )
         self.execs = Execs(self.containers, lifecycle, preparation, self.tasks)
         self.images = Images(store, self.events, self.containers)
+        self.registries = Registries(config, store, self.events)
+        self.builds = Builds(config, store, self.containers, self.images, self.registries, self.events)
+        self.checks = Checks(config, self.index, store, self.snapshotter, self.volumes, self.registries)
         self.system = System(self)
+        self.metrics.describe(self)
         lifecycle.on_started = self._started
         lifecycle.on_stopped = self._stopped
         recovery = Recovery(
@@ -115,11 +180,15 @@ class Engine:
             shims=self._shims,
             snapshotter=self.snapshotter,
             lifecycle=lifecycle,
+            endpoints=self._endpoints,
             tasks=self.tasks,
         )
         recovery.load()
+        self.networks.open()
         self._recover_volumes()
         await recovery.run()
+        await self.builds.clear_leftovers()
+        self.networks.watch(asyncio.get_running_loop())
 
     def _recover_volumes(self) -> None:
         """Before any exit is recorded: what ended meanwhile must release the volumes that it had."""
@@ -130,6 +199,7 @@ class Engine:
             if container.is_running or (self.config.exec_root / container.id).is_dir()
         }
         self.volumes.recover(running, {container.id for container in containers})
+        self._image_mounts.sweep(running)
 
     # -- health -----------------------------------------------------------------------------------------------------
 
@@ -141,7 +211,15 @@ class Engine:
         self.execs.drop_container(live)
 
     async def _probe(self, container_id: str, command: list[str], timeout_s: float) -> tuple[int, bytes]:
-        return await self.execs.probe(container_id, command, timeout_s)
+        self.metrics.health_checks.add()
+        try:
+            code, output = await self.execs.probe(container_id, command, timeout_s)
+        except Exception:
+            self.metrics.health_checks_failed.add()
+            raise
+        if code:
+            self.metrics.health_checks_failed.add()
+        return code, output
 
     def _health_changed(self, container_id: str, status: str) -> None:
         live = self.index.find(container_id)
@@ -154,16 +232,38 @@ class Engine:
         """No program runs and none is about to."""
         return not any(live.container.is_running or live.backoff is not None for live in self.index)
 
+    def reload(self, config: Config) -> None:
+        """The configuration has changed in what may change at run time."""
+        self.config = config
+        self.registries.reload(config)
+        self.runtimes.reload(config)
+        self.events.publish("daemon", "reload", self.system.id, self.system.reload_attributes())
+
+    @property
+    def mirrors(self) -> list[str]:
+        """Of Docker Hub, first choice first."""
+        return list(self.config.registry_mirrors)
+
+    def set_mirrors(self, urls: Sequence[Any]) -> None:
+        """Other mirrors until the configuration is read again.  Errors: InvalidParameter."""
+        self.reload(replace(self.config, registry_mirrors=mirror_urls(urls)))
+
     async def close(self) -> None:
         """Stop containers unless they live on without the daemon, then release everything."""
+        await self.builds.close()
         if not self.config.live_restore:
             await self._lifecycle.shut_down(list(self.index), self.config.shutdown_timeout)
         self._lifecycle.shutting_down = True
+        await self.registries.close()
         await self.tasks.close()
         for live in self.index:
             if live.shim is not None:
                 await live.shim.close()
         await self._shims.close()
+        self._endpoints.close()
+        await self.networks.close(
+            name for live in self.index if live.container.is_running for name in live.container.networks
+        )
         self._store.close()
         self._lock.release()
 

@@ -157,6 +157,7 @@ class Events:
     def __init__(self) -> None:
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._subscribers: set[Subscription] = set()
+        self.published = 0
         self._loop: asyncio.AbstractEventLoop | None = _running_loop()
 
     @property
@@ -177,6 +178,7 @@ class Events:
         self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
+        self.published += 1
         self._kept.append(event)
         for subscriber in list(self._subscribers):
             if not subscriber.offer(event):

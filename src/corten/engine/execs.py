@@ -13,6 +13,7 @@ from typing import Any
 
 from corten.dockerapi.container import ExecCreate, ExecStart
 from corten.dockerapi.detach_keys import parse_detach_keys
+from corten.engine import apparmor
 from corten.engine.container import Status, as_list
 from corten.engine.containers import AttachSession, Containers
 from corten.engine.lifecycle import Lifecycle
@@ -60,10 +61,10 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}") from None
 
     @staticmethod
-    def _check_running(live: Live) -> None:
+    def _check_running(live: Live, reference: str) -> None:
         container = live.container
         if container.status is Status.PAUSED:
-            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+            raise Conflict(f"Container {reference} is paused, unpause the container before exec")
         if container.status is Status.RESTARTING:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         if container.status is not Status.RUNNING or live.shim is None:
@@ -72,7 +73,7 @@ class Execs:
     async def create(self, reference: str, request: ExecCreate) -> str:
         """Errors: NotFound, Conflict (not running, paused), InvalidParameter (no command, bad detach keys)."""
         live = self._containers.find(reference)
-        self._check_running(live)
+        self._check_running(live, reference)
         command = as_list(request.cmd)
         if not command or not command[0]:
             raise InvalidParameter("No exec command specified")
@@ -82,11 +83,14 @@ class Execs:
             )
         parse_detach_keys(request.detach_keys)
         container = live.container
+        confined = not request.privileged
+        profile = self._preparation.apparmor_profile(container) if confined else apparmor.UNCONFINED
         process = exec_process(
             container,
             request,
             self._preparation.capabilities(container, privileged=request.privileged),
             no_new_privileges=self._preparation.security(container).no_new_privileges,
+            apparmor_profile=profile,
         )
         instance = Exec(id=secrets.token_hex(32), live=live, request=request, process=process)
         self._execs[instance.id] = instance
@@ -107,7 +111,7 @@ class Execs:
                 else f"Error: Exec command {exec_id} has already run"
             )
         live, request = instance.live, instance.request
-        self._check_running(live)
+        self._check_running(live, live.container.id)
         assert live.shim is not None
         if options.console_size and any(options.console_size):
             instance.process["consoleSize"] = {"height": options.console_size[0], "width": options.console_size[1]}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from corten.dockerapi.network import find_builtin
 from corten.dockerapi.timestamps import parse_moment
 from corten.engine.container import ZERO_TIME_NS, Container, Status
 from corten.errors import InvalidParameter, NotFound
@@ -224,9 +223,11 @@ def _has_volume(container: Container, value: str) -> bool:
 
 
 def _has_network(container: Container, value: str) -> bool:
-    mode = container.host_config.network_mode
-    network = find_builtin(value)
-    return value == mode or (network is not None and network["Name"] == mode)
+    """By name, id or the beginning of the id."""
+    return any(
+        value == name or (value and endpoint.network_id.startswith(value))
+        for name, endpoint in container.networks.items()
+    )
 
 
 def parse_until(wanted: Filters) -> int | None:
@@ -247,6 +248,8 @@ class PruneFilter:
         self._until = parse_until(wanted)
 
     def matches(self, container: Container) -> bool:
-        if self._until is not None and container.created_ns > self._until:
-            return False
-        return labels_match(container.config.labels, self._wanted)
+        return self.takes(container.config.labels, container.created_ns)
+
+    def takes(self, labels: dict[str, str], created_ns: int) -> bool:
+        """Whether what was made then, with these labels, is meant."""
+        return (self._until is None or created_ns <= self._until) and labels_match(labels, self._wanted)

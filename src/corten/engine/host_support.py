@@ -23,6 +23,7 @@ class LimitSupport:
 
     memory: bool
     swap: bool
+    swappiness: bool
     oom_kill_disable: bool
     cpu_quota: bool
     cpu_shares: bool
@@ -62,6 +63,7 @@ def _v1(hierarchies: Hierarchies) -> LimitSupport:
     return LimitSupport(
         memory=memory,
         swap=swap,
+        swappiness=has("memory", "memory.swappiness"),
         oom_kill_disable=oom,
         cpu_quota=quota,
         cpu_shares=shares,
@@ -84,7 +86,7 @@ def _v2(root: Path) -> LimitSupport:
     memory, cpu, io = "memory" in controllers, "cpu" in controllers, "io" in controllers
     checks = {
         "memory limit": memory,
-        "swap limit": has("memory", "memory.swap.max"),
+        "swap limit": has("memory", "memory.swap.max") or (memory and _counts_swap(root)),
         "cpu cfs quota": cpu,
         "cpu shares": cpu,
         "cpuset": "cpuset" in controllers,
@@ -95,6 +97,7 @@ def _v2(root: Path) -> LimitSupport:
     return LimitSupport(
         memory=memory,
         swap=checks["swap limit"],
+        swappiness=False,
         oom_kill_disable=False,
         cpu_quota=cpu,
         cpu_shares=cpu,
@@ -102,6 +105,13 @@ def _v2(root: Path) -> LimitSupport:
         pids=checks["pids limit"],
         missing=_missing(checks),
     )
+
+
+def _counts_swap(root: Path) -> bool:
+    """Where no group below the root has the memory controller yet: what the kernel was built and started with."""
+    if next(root.glob("*/memory.max"), None) is not None:
+        return False
+    return os.path.exists("/proc/swaps") and "swapaccount=0" not in read_text("/proc/cmdline").split()
 
 
 def os_release() -> dict[str, str]:

@@ -13,10 +13,12 @@ from corten.engine import filters as filtering
 from corten.engine.container import Status, as_list
 from corten.engine.events import Events
 from corten.engine.image_documents import ImageFilter, committed_config, inspected, labels_of, row
+from corten.engine.metrics import Metrics, timed
 from corten.engine.streams import iterate_in_thread, progress_in_thread, run_blocking
-from corten.errors import Conflict, InvalidParameter
+from corten.errors import Conflict, InvalidParameter, NotFound
 from corten.image.store import Image, ImageStore
 from corten.oci import reference
+from corten.oci.platform import from_document, parse_platform
 
 if TYPE_CHECKING:
     from corten.engine.containers import Containers
@@ -45,23 +47,31 @@ class Images:
     # -- list and describe --------------------------------------------------------------------------------------------
 
     async def list(
-        self, *, all: bool = False, digests: bool = False, filters: filtering.Filters | None = None
+        self,
+        *,
+        all: bool = False,
+        digests: bool = False,
+        filters: filtering.Filters | None = None,
+        shared_size: bool = False,
     ) -> Documents:
         """Newest first.  ``digests`` changes nothing: they are always in the rows.
 
         all: also untagged images that others are made from
+        shared_size: with the bytes that an image shares with others
         Errors: InvalidParameter for an unknown filter, NotFound for an image that a filter names.
         """
         wanted = ImageFilter(filters or {}, self._store.get)
         images = self._store.all()
         parents = {image.parent for image in images if image.parent}
+        users = self._users()
+        shared = self._shared_sizes(images) if shared_size else {}
         rows = []
         for image in images:
             if not all and image.id in parents and not image.tags and not image.digests:
                 continue
             tags = wanted.tags(image)
             if tags is not None:
-                rows.append(row(image, tags))
+                rows.append(row(image, tags, shared_size=shared.get(image.id, -1), containers=users[image.id]))
         rows.sort(key=lambda item: (item["Created"], item["Id"]), reverse=True)
         return rows
 
@@ -79,14 +89,31 @@ class Images:
     async def usage(self) -> Documents:
         """Rows with ``SharedSize`` and ``Containers``, for ``system df``."""
         images = self._store.all()
-        users = Counter(container.image_id for container in self._containers.all())
-        shared = Counter(layer for image in images for layer in set(image.layers))
-        rows = []
-        for image in images:
-            sizes = zip(image.layers, image.layer_sizes, strict=True)
-            size = sum(size for layer, size in sizes if shared[layer] > 1)
-            rows.append(row(image, image.tags, shared_size=size, containers=users[image.id]))
-        return rows
+        users, shared = self._users(), self._shared_sizes(images)
+        return [row(image, image.tags, shared_size=shared[image.id], containers=users[image.id]) for image in images]
+
+    def _users(self) -> Counter[str]:
+        """How many containers each image has."""
+        return Counter(container.image_id for container in self._containers.all())
+
+    @staticmethod
+    def _shared_sizes(images: Sequence[Image]) -> dict[str, int]:
+        """Bytes of each image that others have too."""
+        layers = Counter(layer for image in images for layer in set(image.layers))
+        return {
+            image.id: sum(
+                size for layer, size in zip(image.layers, image.layer_sizes, strict=True) if layers[layer] > 1
+            )
+            for image in images
+        }
+
+    def check_platform(self, name: str, wanted: str) -> None:
+        """wanted: "os/architecture[/variant]".  Errors: NotFound (no such image, or for another platform)."""
+        actual = from_document(self._store.get(name).config)
+        if actual.rank(parse_platform(wanted)) not in (0, 1):
+            raise NotFound(
+                f"image with reference {name} was found but does not provide the specified platform ({wanted})"
+            )
 
     def layers_size(self) -> int:
         """Bytes of all layers, each once."""
@@ -104,19 +131,19 @@ class Images:
         image = self._store.get(str(target))
         self._publish("tag", image, image.id, target.familiar)
 
-    def _in_use(self, image_id: str) -> Users:
+    def in_use(self, image_id: str) -> Users:
         """(container id, whether it runs) of the containers of an image."""
         return [
             (container.id, container.is_running)
             for container in self._containers.all()
-            if container.image_id == image_id and container.status is not Status.DEAD
+            if container.status is not Status.DEAD and image_id in container.image_ids
         ]
 
     async def remove(self, name: str, force: bool = False, no_prune: bool = False) -> Documents:
         """Errors: NotFound, Conflict (in use, children, several repositories)."""
-        image = self._store.get(name)
+        image = self._store.look_up(name)
         removed = await run_blocking(
-            lambda: self._store.remove(name, force=force, prune=not no_prune, in_use=self._in_use)
+            lambda: self._store.remove(name, force=force, prune=not no_prune, in_use=self.in_use)
         )
         self._publish_removed(removed, [image])
         return removed
@@ -144,7 +171,7 @@ class Images:
         before = self._store.all()
         deleted, reclaimed = await run_blocking(
             lambda: self._store.prune(
-                in_use=self._in_use, every=every, wanted=lambda image: chosen.tags(image) is not None
+                in_use=self.in_use, every=every, wanted=lambda image: chosen.tags(image) is not None
             )
         )
         self._publish_removed(deleted, before)
@@ -153,14 +180,20 @@ class Images:
 
     # -- in and out ---------------------------------------------------------------------------------------------------
 
-    async def load(self, body: AsyncIterator[bytes], quiet: bool = True) -> AsyncIterator[dict[str, Any]]:
+    async def load(
+        self, body: AsyncIterator[bytes], quiet: bool = True, platform: str = ""
+    ) -> AsyncIterator[dict[str, Any]]:
         """Progress documents, then "Loaded image: x" for each.
+
+        platform: which of an archive's images for several platforms; none: this machine's, else the first
 
         Errors: InvalidParameter, DataLoss (bad archive), SystemFailure (no space).  Nothing stays when it fails.
         """
 
+        chosen = parse_platform(platform) if platform else None
+
         def work(stream: BinaryIO, report: Report) -> None:
-            loaded = self._store.load(stream, _ignored if quiet else report)
+            loaded = self._store.load(stream, _ignored if quiet else report, platform=chosen)
             report({"loaded": loaded})
 
         async with contextlib.aclosing(progress_in_thread(body, work)) as documents:
@@ -210,6 +243,12 @@ class Images:
                 else:
                     yield document
 
+    @property
+    def metrics(self) -> Metrics:
+        """Where ``timed`` methods are counted."""
+        return self._containers.metrics
+
+    @timed("commit")
     async def commit(self, query: CommitQuery, config: ContainerConfig | None) -> dict[str, Any]:
         """A new image of a container's changes.
 

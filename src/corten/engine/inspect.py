@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from corten.dockerapi.codec import to_builtins
 from corten.dockerapi.human import human_duration
 from corten.dockerapi.timestamps import format_ns
 from corten.engine.container import ZERO_TIME_NS, Container, Status, as_list
+from corten.engine.endpoint import Endpoint, port_map, shown_addresses
 from corten.engine.mount_points import inspect_mounts
+from corten.engine.published import exposed_ports
+from corten.engine.security import READONLY_PATHS, default_masked_paths
 
 _SECOND_NS = 10**9
 
@@ -52,37 +56,71 @@ def summary(container: Container, now_ns: int, *, health: str = "") -> dict[str,
         "ImageID": container.image_id,
         "Command": shown_command(container),
         "Created": container.created_ns // _SECOND_NS,
-        "Ports": [],
+        "Ports": _ports(container),
         "Labels": container.config.labels,
         "State": str(container.status),
         "Status": state_text(container, now_ns, health),
-        "HostConfig": {"NetworkMode": container.host_config.network_mode},
+        "HostConfig": _host_summary(container),
         "NetworkSettings": {"Networks": _networks(container)},
         "Mounts": inspect_mounts(container.mount_points),
     }
 
 
+def _host_summary(container: Container) -> dict[str, Any]:
+    host = container.host_config
+    if not host.annotations:
+        return {"NetworkMode": host.network_mode}
+    return {"NetworkMode": host.network_mode, "Annotations": host.annotations}
+
+
 def _networks(container: Container) -> dict[str, Any]:
-    mode = container.host_config.network_mode
-    if mode not in ("none", "host"):
-        return {}
+    return {name: endpoint.document() for name, endpoint in container.networks.items()}
+
+
+def _ports(container: Container) -> list[dict[str, Any]]:
+    """Rows of the list: a published port has one for each family of addresses."""
+    rows: list[dict[str, Any]] = []
+    published = set()
+    for endpoint in container.networks.values():
+        # others are reached at the container's own address
+        for item in filter(lambda item: item.host_port, endpoint.published):
+            published.add(f"{item.port}/{item.protocol}")
+            rows += [
+                {"IP": address, "PrivatePort": item.port, "PublicPort": item.host_port, "Type": item.protocol}
+                for address in shown_addresses(item)
+            ]
+    if container.is_running and "host" not in container.networks:
+        for text in exposed_ports(container):
+            if text not in published:
+                port, _, protocol = text.partition("/")
+                rows.append({"PrivatePort": int(port), "Type": protocol})
+    return rows
+
+
+def _network_settings(container: Container) -> dict[str, Any]:
+    default = container.networks.get("bridge")
+    own = default.document() if default is not None else Endpoint().document()
+    running = container.is_running
+    exposed = exposed_ports(container) if running and "host" not in container.networks else []
     return {
-        mode: {
-            "IPAMConfig": None,
-            "Links": None,
-            "Aliases": None,
-            "MacAddress": "",
-            "DriverOpts": None,
-            "NetworkID": "",
-            "EndpointID": "",
-            "Gateway": "",
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "DNSNames": None,
-        }
+        "Bridge": "",
+        "SandboxID": hashlib.sha256(f"{container.id} {container.state.pid}".encode()).hexdigest() if running else "",
+        "SandboxKey": f"/proc/{container.state.pid}/ns/net" if running else "",
+        "Ports": port_map(list(container.networks.values()), exposed),
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": own["EndpointID"],
+        "Gateway": own["Gateway"],
+        "GlobalIPv6Address": own["GlobalIPv6Address"],
+        "GlobalIPv6PrefixLen": own["GlobalIPv6PrefixLen"],
+        "IPAddress": own["IPAddress"],
+        "IPPrefixLen": own["IPPrefixLen"],
+        "IPv6Gateway": own["IPv6Gateway"],
+        "MacAddress": own["MacAddress"],
+        "Networks": _networks(container),
     }
 
 
@@ -114,6 +152,7 @@ def document(
     graph: dict[str, str],
     health: dict[str, Any] | None,
     exec_ids: list[str],
+    apparmor_profile: str = "",
 ) -> dict[str, Any]:
     """What ``docker inspect`` prints."""
     command = container.command
@@ -151,32 +190,13 @@ def document(
         "Platform": container.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": apparmor_profile,
         "ExecIDs": list(exec_ids) or None,
         "HostConfig": host_config_document(container),
         "GraphDriver": {"Name": container.driver, "Data": graph},
         "Mounts": inspect_mounts(container.mount_points),
         "Config": config,
-        "NetworkSettings": {
-            "Bridge": "",
-            "SandboxID": "",
-            "SandboxKey": f"/proc/{container.state.pid}/ns/net" if container.is_running else "",
-            "Ports": {},
-            "HairpinMode": False,
-            "LinkLocalIPv6Address": "",
-            "LinkLocalIPv6PrefixLen": 0,
-            "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None,
-            "EndpointID": "",
-            "Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "MacAddress": "",
-            "Networks": _networks(container),
-        },
+        "NetworkSettings": _network_settings(container),
     }
 
 
@@ -193,6 +213,7 @@ _ABSENT_WHEN_EMPTY = (
     "Init",
     "KernelMemory",
     "KernelMemoryTCP",
+    "NetworkRate",
 )
 
 
@@ -204,4 +225,8 @@ def host_config_document(container: Container) -> dict[str, Any]:
     for name in _ABSENT_WHEN_EMPTY:
         if not host[name]:
             del host[name]
+    if not container.host_config.privileged and "systempaths=unconfined" not in container.host_config.security_opt:
+        # what is in force, not only what was asked for
+        host["MaskedPaths"] = default_masked_paths() if host["MaskedPaths"] is None else host["MaskedPaths"]
+        host["ReadonlyPaths"] = list(READONLY_PATHS) if host["ReadonlyPaths"] is None else host["ReadonlyPaths"]
     return dict(host)

@@ -7,22 +7,27 @@ its program to do something.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
 from corten.config import Config
-from corten.engine.container import ZERO_TIME_NS, Container, Status
+from corten.engine.container import ZERO_TIME_NS, Container, IdMaps, Status
 from corten.engine.create import parse_signal
+from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
+from corten.engine.image_mounts import ImageMounts
 from corten.engine.live import Live
 from corten.engine.logs import log_attributes
 from corten.engine.mount_sources import prepare_sources
 from corten.engine.preparation import Preparation
+from corten.engine.runtimes import Runtimes
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
 from corten.engine.streams import run_blocking
 from corten.engine.tasks import Tasks
+from corten.engine.user_namespaces import UserNamespaces
 from corten.engine.volumes import Volumes
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, NotModified, Unavailable
 from corten.linux import mount as kernel_mount
@@ -56,8 +61,12 @@ class Lifecycle:
         shims: Shims,
         snapshotter: Snapshotter,
         volumes: Volumes,
+        image_mounts: ImageMounts,
+        endpoints: Endpoints,
         preparation: Preparation,
         tasks: Tasks,
+        runtimes: Runtimes,
+        user_namespaces: UserNamespaces,
     ) -> None:
         self._config = config
         self._store = store
@@ -65,8 +74,12 @@ class Lifecycle:
         self._shims = shims
         self._snapshotter = snapshotter
         self._volumes = volumes
+        self._image_mounts = image_mounts
+        self._endpoints = endpoints
         self._preparation = preparation
         self._tasks = tasks
+        self.runtimes = runtimes
+        self._user_namespaces = user_namespaces
         self.on_started: Callable[[Live], None] = lambda live: None
         self.on_stopped: Callable[[Live], None] = lambda live: None
         self.auto_remove: Callable[[Live], Awaitable[None]] | None = None
@@ -141,6 +154,11 @@ class Lifecycle:
             rootfs = self._snapshotter.rootfs(container.id)
             await self._acquire_mounts(container)
             self._mount_shm(live)
+            container.id_maps = self._user_namespaces.take(container, self._preparation.shared_ids(container))
+            await self._endpoints.attach(live)
+            if self._endpoints.namespaces(container) or container.id_maps:
+                # the next daemon has to know whose addresses these are, if this one dies before the program runs
+                self._store.record(container)
             spec = self._preparation.prepare(container, rootfs["target"])
             pending, live.pending = live.pending, []
             log = container.host_config.log_config
@@ -158,6 +176,7 @@ class Lifecycle:
                     open_stdin=container.config.open_stdin,
                     stdin_once=container.config.stdin_once,
                     bundle=str(self._preparation.directory(container.id)),
+                    runtime=self.runtimes.command(container.host_config.runtime),
                     attach=[
                         StreamRequest(
                             item.stream, item.query.stdin, item.query.stdout, item.query.stderr, item.query.detach_keys
@@ -167,8 +186,19 @@ class Lifecycle:
                 )
             )
         except BaseException:
+            await self._endpoints.detach(live)
             await self._release_mounts(live)
+            self.release_ids(container)
             raise
+
+    def hold_ids(self, container: Container) -> None:
+        """Nobody else gets the ids of its record: it may run already."""
+        self._user_namespaces.hold(container)
+
+    def release_ids(self, container: Container) -> None:
+        """It does not run."""
+        self._user_namespaces.release(container)
+        container.id_maps = IdMaps()
 
     async def _acquire_mounts(self, container: Container) -> None:
         points = container.mount_points
@@ -177,14 +207,18 @@ class Lifecycle:
 
         def acquire() -> None:
             prepare_sources(points)
+            container.mount_points = self._image_mounts.mount_all(container.id, points)
             self._volumes.mount_all(container.id, points)
 
         await run_blocking(acquire)
 
     async def _release_mounts(self, live: Live) -> None:
         container = live.container
-        if any(point.type == "volume" for point in container.mount_points):
+        kinds = {point.type for point in container.mount_points}
+        if "volume" in kinds:
             await run_blocking(self._volumes.unmount_all, container.id, container.mount_points)
+        if "image" in kinds:
+            await run_blocking(self._image_mounts.unmount_all, container.id)
         if container.host_config.ipc_mode == "shareable":
             self._unmount_shm(live)
 
@@ -216,12 +250,19 @@ class Lifecycle:
     # -- exit -----------------------------------------------------------------------------------------------------
 
     def watch(self, live: Live, shim: Shim) -> None:
-        """Have the exit of this run recorded when it comes."""
+        """Have the exit of this run recorded when it comes, and told which clients let go of it."""
+
+        def detached(exec_id: str) -> None:
+            if exec_id:
+                self.publish(live, "exec_detach", execID=exec_id)
+            else:
+                self.publish(live, "detach")
 
         def exited(future: asyncio.Future[ExitStatus]) -> None:
             if not future.cancelled():
                 self._tasks.spawn(self.record_exit(live, future.result()), f"exit {live.container.id[:12]}")
 
+        shim.on_detached = detached
         shim.exited.add_done_callback(exited)
 
     async def record_exit(self, live: Live, status: ExitStatus) -> None:
@@ -234,7 +275,9 @@ class Lifecycle:
             state.pid = 0
             if shim is not None:
                 await shim.close()
+            await self._endpoints.detach(live)
             await self._release_mounts(live)
+            self.release_ids(container)
             restart = self._wants_restart(live)
             container.become(Status.RESTARTING if restart else Status.EXITED)
             if self._store.record(container):
@@ -248,7 +291,7 @@ class Lifecycle:
             if restart:
                 live.backoff_s = self._next_backoff(live.backoff_s, ran_ns)
                 live.backoff = self._tasks.spawn(self._restart_later(live), f"restart {container.id[:12]}")
-            elif container.host_config.auto_remove:
+            elif container.host_config.auto_remove and not live.restarts:
                 self._tasks.spawn(self._auto_remove(live), f"remove {container.id[:12]}")
 
     def _finish_run(self, live: Live, *, restarting: bool) -> None:
@@ -319,11 +362,13 @@ class Lifecycle:
             if live.container.status is Status.PAUSED and number == SIGKILL:
                 # a frozen program cannot die on cgroup v1
                 await shim.kill(number)
-                await self.resume(live, quiet=True)
+                await self.let_go(live)
                 return
             await shim.kill(number)
-        except (NotModified, ProcessLookupError):
-            return  # it has just exited: the exit is on its way
+        except (NotModified, ProcessLookupError, Unavailable):
+            # it has just exited, with its shim or before it: the exit is on its way.  The kill command of another
+            # runtime can be slower than the program's end and the shim's
+            return
 
     async def _wait_stopped(self, live: Live, stopped: asyncio.Future[None], timeout_s: float | None) -> bool:
         done, _ = await asyncio.wait({stopped}, timeout=timeout_s)
@@ -355,7 +400,7 @@ class Lifecycle:
         container.state.stopped_by_user = True
         self._store.record(container)
         if container.status is Status.PAUSED:
-            await self.resume(live, quiet=True)
+            await self.let_go(live)
         await self._signal(live, number)
         self.publish(live, "kill", signal=str(number))
         if not await self._wait_stopped(live, stopped, None if timeout_s < 0 else timeout_s):
@@ -369,12 +414,11 @@ class Lifecycle:
         return True
 
     async def restart(self, live: Live, signal_name: str = "", timeout_s: int | None = None) -> None:
-        container = live.container
-        keep, container.host_config.auto_remove = container.host_config.auto_remove, False
+        live.restarts += 1
         try:
             await self.stop(live, signal_name, timeout_s)
         finally:
-            container.host_config.auto_remove = keep
+            live.restarts -= 1
         await self.start(live)
         self.publish(live, "restart")
 
@@ -390,17 +434,20 @@ class Lifecycle:
             self._store.record(container)
             self.publish(live, "pause")
 
-    async def resume(self, live: Live, *, quiet: bool = False) -> None:
+    async def resume(self, live: Live) -> None:
         async with live.lock:
             container = live.container
             if container.status is not Status.PAUSED or live.shim is None:
-                if quiet:
-                    return
                 raise Conflict(f"Container {container.id} is not paused")
             await live.shim.resume()
             container.become(Status.RUNNING)
             self._store.record(container)
             self.publish(live, "unpause")
+
+    async def let_go(self, live: Live) -> None:
+        """Resume one that is about to end; others may have done so, or ended it."""
+        with contextlib.suppress(Conflict):
+            await self.resume(live)
 
     async def shut_down(self, lives: list[Live], timeout_s: float) -> None:
         """Stop every running container, all at once, within the timeout: what dockerd does without live-restore."""

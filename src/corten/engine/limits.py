@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from corten.cgroup import systemd
+from corten.cgroup.hierarchy import Hierarchies
 from corten.dockerapi.container import HostConfig, Resources
+from corten.engine.host_support import LimitSupport
+from corten.engine.lacking_limits import drop_what_is_lacking
 from corten.errors import InvalidParameter
 
 MINIMUM_MEMORY = 6 * 1024 * 1024
@@ -24,13 +28,20 @@ class Machine:
     cpus: int
     cpuset_cpus: frozenset[int]
     cpuset_mems: frozenset[int]
-    swap_accounting: bool = True
+    support: LimitSupport
+    cgroup_driver: str = "cgroupfs"
 
     @classmethod
-    def read(cls) -> Machine:
+    def read(cls, cgroup_driver: str = "cgroupfs") -> Machine:
         online = parse_set(_read("/sys/devices/system/cpu/online", "0"), "cpus")
         nodes = parse_set(_read("/sys/devices/system/node/online", "0"), "mems")
-        return cls(cpus=len(os.sched_getaffinity(0)) or 1, cpuset_cpus=online, cpuset_mems=nodes)
+        return cls(
+            cpus=len(os.sched_getaffinity(0)) or 1,
+            cpuset_cpus=online,
+            cpuset_mems=nodes,
+            support=LimitSupport.read(Hierarchies.here()),
+            cgroup_driver=cgroup_driver,
+        )
 
 
 def _read(path: str, default: str) -> str:
@@ -132,7 +143,7 @@ def block_device(path: str) -> tuple[int, int]:
 
 
 def check_resources(limits: Resources, machine: Machine) -> list[str]:
-    """Check every limit; returns warnings.
+    """Check every limit and take out what this machine does not have; returns warnings.
 
     Errors: InvalidParameter with Docker's wording.
     """
@@ -141,8 +152,9 @@ def check_resources(limits: Resources, machine: Machine) -> list[str]:
     check_block_io(limits)
     if limits.pids_limit is not None and limits.pids_limit < -1:
         raise InvalidParameter(f"invalid pids limit {limits.pids_limit}: -1 stands for unlimited")
-    if limits.device_requests:
-        raise InvalidParameter('could not select device driver "" with capabilities: device requests are not supported')
+    for request in limits.device_requests:  # there are no drivers of devices
+        wanted = " ".join(f"[{' '.join(names)}]" for names in request.capabilities)
+        raise InvalidParameter(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
     for limit in limits.ulimits:
         if limit.name not in _ULIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit.name}")
@@ -150,7 +162,7 @@ def check_resources(limits: Resources, machine: Machine) -> list[str]:
             raise InvalidParameter(
                 f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
             )
-    warnings = []
+    warnings = drop_what_is_lacking(limits, machine.support)
     if limits.oom_kill_disable and not limits.memory:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, "
@@ -158,16 +170,25 @@ def check_resources(limits: Resources, machine: Machine) -> list[str]:
         )
     if ".." in limits.cgroup_parent.split("/"):
         raise InvalidParameter(f"invalid cgroup-parent '{limits.cgroup_parent}': it must not contain '..'")
+    if limits.cgroup_parent and machine.cgroup_driver == "systemd":
+        systemd.slice_path(limits.cgroup_parent)
     return warnings
 
 
-def oci_resources(limits: Resources) -> dict[str, object]:
-    """The limits as ``linux.resources`` of the runtime specification (config-linux.md, "Control groups")."""
+def memory_and_swap(limits: Resources) -> int:
+    """Bytes of memory and swap together, -1: no limit; not given: as much swap as memory (Docker)."""
+    return limits.memory_swap or limits.memory * 2
+
+
+def oci_resources(limits: Resources, *, default_pids_limit: int = 0) -> dict[str, object]:
+    """The limits as ``linux.resources`` of the runtime specification (config-linux.md, "Control groups").
+
+    default_pids_limit: for who asks for none, 0 for no limit
+    """
     memory: dict[str, object] = {}
     if limits.memory:
         memory["limit"] = limits.memory
-        # Docker's rule: swap not given allows as much swap as memory
-        memory["swap"] = limits.memory_swap or limits.memory * 2
+        memory["swap"] = memory_and_swap(limits)
     if limits.memory_reservation:
         memory["reservation"] = limits.memory_reservation
     if limits.memory_swappiness is not None and limits.memory_swappiness >= 0:
@@ -195,8 +216,9 @@ def oci_resources(limits: Resources) -> dict[str, object]:
         resources["memory"] = memory
     if cpu:
         resources["cpu"] = cpu
-    if limits.pids_limit:
-        resources["pids"] = {"limit": limits.pids_limit if limits.pids_limit > 0 else -1}
+    pids_limit = limits.pids_limit or default_pids_limit
+    if pids_limit:
+        resources["pids"] = {"limit": pids_limit}
     block = _oci_block_io(limits)
     if block:
         resources["blockIO"] = block
@@ -226,6 +248,16 @@ def _oci_block_io(limits: Resources) -> dict[str, object]:
     return block
 
 
+# fields of Resources that are rules for single block devices -> field of the runtime spec, its value
+_DEVICE_RULES = {
+    "blkio_weight_device": ("weightDevice", "weight"),
+    "blkio_device_read_bps": ("throttleReadBpsDevice", "rate"),
+    "blkio_device_write_bps": ("throttleWriteBpsDevice", "rate"),
+    "blkio_device_read_iops": ("throttleReadIOPSDevice", "rate"),
+    "blkio_device_write_iops": ("throttleWriteIOPSDevice", "rate"),
+}
+
+
 # HostConfig carries Resources: an update merges the fields that the client gave
 def merge_update(host_config: HostConfig, update: Resources) -> Resources:
     """The limits after ``POST /containers/{id}/update``: a zero or empty field keeps what was.
@@ -252,6 +284,26 @@ def merge_update(host_config: HostConfig, update: Resources) -> Resources:
         )
     for name in Resources.__struct_fields__:
         value = getattr(update, name)
-        if value not in (0, "", None, []):
+        if value not in (0, "", None, []) or (value == [] and name in _DEVICE_RULES):
             setattr(merged, name, value)
     return merged
+
+
+def oci_update(before: Resources, after: Resources) -> dict[str, object]:
+    """``oci_resources`` of ``after`` for a running container: rules of block devices that went away are lifted."""
+    resources = oci_resources(after)
+    block = dict(resources.get("blockIO") or {})  # type: ignore[call-overload]
+    for name, (field, value) in _DEVICE_RULES.items():
+        kept = {device.path for device in getattr(after, name)}
+        lifted = [device for device in getattr(before, name) if device.path not in kept]
+        if lifted:
+            block[field] = [
+                *block.get(field, ()),
+                *(
+                    {**dict(zip(("major", "minor"), block_device(device.path), strict=True)), value: 0}
+                    for device in lifted
+                ),
+            ]
+    if block:
+        resources["blockIO"] = block
+    return resources

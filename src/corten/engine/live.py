@@ -30,6 +30,7 @@ class Live:
     stopped:  resolved when the exit of the current run has been recorded; None while nothing runs
     waiters:  (condition, future) of ``wait`` calls
     backoff:  the pause before an automatic restart
+    restarts: clients that are restarting it: the exit that they bring about removes nothing
     """
 
     container: Container
@@ -41,6 +42,7 @@ class Live:
     pending: list[PendingAttach] = field(default_factory=list)
     backoff: asyncio.Task[None] | None = None
     backoff_s: float = 0.0
+    restarts: int = 0
     removing: bool = False
     shm_mounted: bool = False
     exec_ids: list[str] = field(default_factory=list)

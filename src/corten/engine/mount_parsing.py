@@ -139,7 +139,9 @@ def _parsed(mount: Mount, *, look_for_source: bool) -> MountPoint:
             return _volume(mount, target)
         case "tmpfs":
             return _tmpfs(mount, target)
-        case "image" | "cluster" | "npipe":
+        case "image":
+            return _image(mount, target)
+        case "cluster" | "npipe":
             raise NotImplementedYet(f'invalid mount config for type "{mount.type}": it is not supported yet')
     raise _refused(mount, "mount type unknown")
 
@@ -193,6 +195,16 @@ def _volume(mount: Mount, target: str) -> MountPoint:
         driver_options=dict(driver.options),
         labels=dict(options.labels),
     )
+
+
+def _image(mount: Mount, target: str) -> MountPoint:
+    """Always read-only, asked for or not: an image's files are everybody's."""
+    if not mount.source:
+        raise _refused(mount, "field Source must not be empty")
+    subpath = mount.image_options.subpath if mount.image_options is not None else ""
+    if subpath and not _is_local(subpath):
+        raise _refused(mount, "subpath must be a relative path within the image")
+    return MountPoint(type="image", source=mount.source, destination=target, rw=False, subpath=subpath)
 
 
 def _is_local(path: str) -> bool:

@@ -15,15 +15,16 @@ _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 class MountPoint:
     """One mount.
 
-    type:        bind, volume or tmpfs
-    source:      on the host, of a volume its directory; "" for a tmpfs
+    type:        bind, volume, tmpfs or image
+    source:      on the host, of a volume its directory, of an image its name; "" for a tmpfs
     name:        of a volume
     mode:        options as given, as inspect shows them
     propagation: "" for a volume and a tmpfs;  implied_propagation: nobody asked for it
     create_source: make the absent source of a bind, as ``-v`` does
     copy_up:     fill an empty volume with what the image has there
     anonymous:   made for this container only
-    subpath:     the part of the volume that is mounted;  attached: where on the host that part can be found
+    subpath:     the part of the volume or image that is mounted;  attached: where on the host that part can be found
+    image_id:    of an image
     non_recursive, shallow_read_only: of a bind: without what is mounted below; only its top is read-only
     listed:      shown among the mounts of inspect (``--tmpfs`` is not)
     """
@@ -42,6 +43,7 @@ class MountPoint:
     anonymous: bool = False
     subpath: str = ""
     attached: str = ""
+    image_id: str = ""
     non_recursive: bool = False
     shallow_read_only: bool = False
     listed: bool = True

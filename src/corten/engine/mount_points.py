@@ -101,12 +101,16 @@ def _following(point: MountPoint, daemon_root: str) -> MountPoint:
     return point
 
 
-def oci_mounts(points: list[MountPoint]) -> list[dict[str, Any]]:
-    """The mounts in the runtime specification's form."""
-    return [_oci_mount(point) for point in points]
+def oci_mounts(points: list[MountPoint], *, mapped: bool = False) -> list[dict[str, Any]]:
+    """The mounts in the runtime specification's form.
+
+    mapped: the container has ids of its own: in volumes and images, which are this engine's, files belong to who they
+    belong to in every container; what is the machine's own stays out of reach
+    """
+    return [_oci_mount(point, mapped=mapped) for point in points]
 
 
-def _oci_mount(point: MountPoint) -> dict[str, Any]:
+def _oci_mount(point: MountPoint, *, mapped: bool) -> dict[str, Any]:
     if point.type == "tmpfs":
         options = [*_TMPFS_DEFAULTS, *point.tmpfs_options]
         return {"destination": point.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
@@ -114,6 +118,8 @@ def _oci_mount(point: MountPoint) -> dict[str, Any]:
     if not point.rw:
         options.append("ro" if point.shallow_read_only else "rro")
     options.append(point.propagation or DEFAULT_PROPAGATION)
+    if mapped and point.type != "bind":
+        options.append("idmap")
     return {"destination": point.destination, "type": "bind", "source": point.host_path, "options": options}
 
 

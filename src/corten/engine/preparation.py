@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from corten.cgroup import systemd
+from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config
 from corten.dockerapi.codec import encode
-from corten.engine.container import Container
+from corten.engine import apparmor
+from corten.engine.container import Container, IdMaps
+from corten.engine.endpoints import Endpoints
+from corten.engine.host_support import LimitSupport
 from corten.engine.live import Index
 from corten.engine.mount_points import oci_mounts
 from corten.engine.security import SecurityOptions, capabilities, parse_security_options
 from corten.engine.spec import SpecInput, build_spec
+from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, InvalidParameter
 from corten.linux import paths
 from corten.linux import process as kernel
@@ -25,35 +31,40 @@ _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What the daemon reads once about its host."""
+    """What the daemon reads once about its host.
+
+    cgroups: containers have control groups; an ordinary user has none unless they are delegated
+    """
 
     capabilities: tuple[str, ...]
     apparmor: bool
     selinux: bool
     cgroup_v2: bool
+    cgroups: bool
+    pids_limit: bool
 
     @classmethod
-    def read(cls, *, cgroup_v2: bool) -> HostFacts:
-        try:
-            apparmor = Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
-        except OSError:
-            apparmor = False
+    def read(cls, hierarchies: Hierarchies) -> HostFacts:
         return cls(
             capabilities=kernel.known_capabilities(),
-            apparmor=apparmor,
+            apparmor=apparmor.is_enabled(),
             selinux=os.path.exists("/sys/fs/selinux/enforce"),
-            cgroup_v2=cgroup_v2,
+            cgroup_v2=hierarchies.is_v2,
+            cgroups=bool(hierarchies.directories("/")),
+            pids_limit=bool(hierarchies.directories("/")) and LimitSupport.read(hierarchies).pids,
         )
 
 
 class Preparation:
     """Builds the specs of containers and execs of one daemon."""
 
-    def __init__(self, config: Config, facts: HostFacts, index: Index) -> None:
+    def __init__(self, config: Config, facts: HostFacts, index: Index, endpoints: Endpoints) -> None:
         self._config = config
         self._facts = facts
         self._index = index
+        self._endpoints = endpoints
         self._default_profile = self._read_profile(config.seccomp_profile)
+        self.apparmor = apparmor.AppArmor(enabled=facts.apparmor)
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
 
     @staticmethod
@@ -81,14 +92,20 @@ class Preparation:
             selinux_enabled=self._facts.selinux,
         )
 
+    def apparmor_profile(self, container: Container) -> str:
+        """As inspect tells it."""
+        return self.apparmor.shown(self.security(container).apparmor, privileged=container.host_config.privileged)
+
     def capabilities(self, container: Container, *, privileged: bool = False) -> list[str]:
         if privileged:
             return list(self._facts.capabilities)
         return capabilities(container.host_config, self._facts.capabilities)
 
     def cgroup_path(self, container: Container) -> str:
-        parent = container.host_config.cgroup_parent or self._config.cgroup_parent or "/corten"
-        return paths.clean(f"{parent}/{container.id}")
+        parent = container.host_config.cgroup_parent or self._config.cgroup_parent
+        if self._config.cgroup_driver == "systemd":
+            return systemd.scope_path(parent or systemd.DEFAULT_SLICE, f"corten-{container.id}.scope")
+        return paths.clean(f"{parent or '/corten'}/{container.id}")
 
     def _seccomp(self, container: Container, options: SecurityOptions, names: list[str]) -> dict[str, Any] | None:
         if options.seccomp == "unconfined" or (container.host_config.privileged and not options.seccomp):
@@ -115,7 +132,16 @@ class Preparation:
                 if not other.is_running:
                     raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
                 joined[kind] = f"/proc/{other.state.pid}/ns/{_NAMESPACE_FILES[kind]}"
+                if kind != "uts" and other.id_maps:
+                    # who shares a namespace must share the user namespace that it belongs to
+                    joined["user"] = f"/proc/{other.state.pid}/ns/user"
+        joined |= self._endpoints.namespaces(container)
         return joined
+
+    def shared_ids(self, container: Container) -> IdMaps | None:
+        """The ids of a container whose namespaces this one joins; None when it joins none."""
+        giver = donor(container, lambda reference: self._index.find(reference).container)
+        return giver.id_maps if giver is not None else None
 
     def shm_source(self, container: Container) -> str:
         """The host directory behind /dev/shm when the IPC namespace is shared with the host or a container."""
@@ -156,28 +182,15 @@ class Preparation:
         return {destination: str(source) for destination, source in files.items()}
 
     def _write_network_files(self, container: Container, directory: Path) -> None:
-        config, host = container.config, container.host_config
-        if host.network_mode == "host" and not host.extra_hosts:
-            hosts = _read_text("/etc/hosts")
-        else:
-            lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::\tip6-localnet"]
-            lines += ["ff00::\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]
-            if host.network_mode == "host":
-                lines = _read_text("/etc/hosts").splitlines()
-            for entry in host.extra_hosts:
-                name, _, address = entry.partition(":")
-                if address == "host-gateway":
-                    address = "127.0.0.1"
-                lines.append(f"{address}\t{name}")
-            if host.network_mode == "none" and config.hostname:
-                lines.append(f"127.0.1.1\t{config.hostname}")
-            hosts = "\n".join(lines) + "\n"
+        hosts, resolv_conf = self._endpoints.files(container)
         (directory / "hosts").write_text(hosts)
-        (directory / "resolv.conf").write_text(_resolv_conf(container))
+        (directory / "resolv.conf").write_text(resolv_conf)
 
     def prepare(self, container: Container, rootfs: str) -> dict[str, Any]:
         """The spec for a start, also written as ``config.json`` beside the container's files."""
         options = self.security(container)
+        profile = self.apparmor.ready(options.apparmor, privileged=container.host_config.privileged)
+        options = replace(options, apparmor=profile)
         names = self.capabilities(container)
         spec = build_spec(
             container,
@@ -189,38 +202,18 @@ class Preparation:
                 seccomp=lambda wanted: self._seccomp(container, options, wanted),
                 joined=self.joined_namespaces(container),
                 files=self.write_files(container),
-                mounts=oci_mounts(container.mount_points),
+                mounts=oci_mounts(container.mount_points, mapped=bool(container.id_maps)),
+                id_maps=container.id_maps,
                 shm_source=self.shm_source(container),
                 init_source=str(tiny_init.path()) if container.host_config.init else "",
                 default_ulimits=self._config.default_ulimits,
                 cgroup_v2=self._facts.cgroup_v2,
+                default_pids_limit=max(self._config.default_pids_limit, 0) if self._facts.pids_limit else 0,
             ),
         )
+        spec["process"]["env"] = [*self._endpoints.links.environment(container), *spec["process"]["env"]]
         path = self.directory(container.id) / "config.json"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(encode(spec))
         return spec
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def _resolv_conf(container: Container) -> str:
-    host = container.host_config
-    lines = _read_text("/etc/resolv.conf").splitlines()
-    if host.dns:
-        lines = [line for line in lines if not line.startswith("nameserver")] + [
-            f"nameserver {item}" for item in host.dns
-        ]
-    if host.dns_search:
-        lines = [line for line in lines if not line.startswith(("search", "domain"))]
-        if host.dns_search != ["."]:
-            lines.append(f"search {' '.join(host.dns_search)}")
-    if host.dns_options:
-        lines = [line for line in lines if not line.startswith("options")] + [f"options {' '.join(host.dns_options)}"]
-    return "\n".join(lines) + "\n"

@@ -77,6 +77,30 @@ class Process:
         return [int(item) for item in self.status.get(field, "0 0 0 0").split()]
 
 
+def related(pid: int) -> list[int]:
+    """The processes of a container without a control group, by its first one: those in the same pid namespace.
+
+    In the host's there are others: then it and those that descend from it.
+    """
+    running = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    namespace = _pid_namespace(pid)
+    if namespace and namespace != _pid_namespace(os.getpid()):
+        return [other for other in running if _pid_namespace(other) == namespace]
+    parents = {other: int(found.stat[1]) for other in running if (found := Process.read(other)) is not None}
+    family = {pid}
+    while grown := {other for other, parent in parents.items() if parent in family} - family:
+        family |= grown
+    return sorted(family)
+
+
+def _pid_namespace(pid: int) -> int:
+    """Its number, 0 of a process that has ended or is none of ours."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 def _parted(line: str) -> tuple[str, str, str]:
     return line.partition(":")
 

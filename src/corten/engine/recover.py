@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from corten.config import Config
-from corten.engine.container import Status
+from corten.engine.container import Container, Status
+from corten.engine.endpoints import Endpoints
 from corten.engine.lifecycle import Lifecycle, now_ns, wants_restart
 from corten.engine.live import Index, Live
 from corten.engine.shims import ExitStatus, Shim, Shims
@@ -37,6 +38,7 @@ class Recovery:
         shims: Shims,
         snapshotter: Snapshotter,
         lifecycle: Lifecycle,
+        endpoints: Endpoints,
         tasks: Tasks,
     ) -> None:
         self._config = config
@@ -45,6 +47,7 @@ class Recovery:
         self._shims = shims
         self._snapshotter = snapshotter
         self._lifecycle = lifecycle
+        self._endpoints = endpoints
         self._tasks = tasks
 
     def load(self) -> None:
@@ -57,6 +60,9 @@ class Recovery:
 
     async def run(self) -> None:
         """Reconnect, record what ended, restart what the policies say, then sweep."""
+        for live in self._index:
+            self._lifecycle.hold_ids(live.container)
+        await self._endpoints.adopt([live for live in self._index if live.container.is_running])
         await asyncio.gather(*(self._recover(live) for live in self._index))
         await self._remove_half_removed()
         self.sweep()
@@ -65,12 +71,11 @@ class Recovery:
 
     async def _recover(self, live: Live) -> None:
         container = live.container
-        if container.status not in (Status.RUNNING, Status.PAUSED, Status.RESTARTING):
+        if container.status not in (Status.RUNNING, Status.PAUSED):
             await self._adopt_unrecorded_start(live)
-            return
-        if container.status is Status.RESTARTING:
-            container.become(Status.EXITED)
-            self._store.save(container)
+            if container.status is Status.RESTARTING:
+                container.become(Status.EXITED)
+                self._store.save(container)
             return
         try:
             found = await self._reconnect(live)
@@ -124,6 +129,7 @@ class Recovery:
         """A daemon that died between starting a program and saving it leaves a shim behind a record of one stopped."""
         container = live.container
         if not (self._config.exec_root / container.id).is_dir() or container.status in (Status.REMOVING, Status.DEAD):
+            self._forget_start(container)
             return
         try:
             found = await self._reconnect(live)
@@ -133,10 +139,19 @@ class Recovery:
         if isinstance(found, Shim):
             container.become(Status.RUNNING)
             container.state.started_ns = found.started_ns
+            container.state.pid = found.pid
+            await self._endpoints.adopt([live])
             self._adopt(live, found)
             self._store.save(container)
-        elif found is not None:
+            return
+        self._forget_start(container)
+        if found is not None:
             await self._shims.forget(container.id)
+
+    def _forget_start(self, container: Container) -> None:
+        """What was recorded for a program that does not run."""
+        self._endpoints.forget(container)
+        self._lifecycle.release_ids(container)
 
     async def _remove_half_removed(self) -> None:
         for live in self._index:
@@ -171,7 +186,8 @@ class Recovery:
         self._sweep_directory(self._config.data_root / "containers", known)
 
     def _unmount_leftovers(self, running: set[str]) -> None:
-        roots = (f"{self._config.data_root}/", f"{self._config.exec_root}/shm/")
+        # the kernel's table has no links in its paths
+        roots = (f"{os.path.realpath(self._config.data_root)}/", f"{os.path.realpath(self._config.exec_root)}/shm/")
         for mount in reversed(mounts.read()):
             parts = set(Path(mount.target).parts)
             if not mount.target.startswith(roots) or (

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 from corten.engine.shim_connection import Connection
 from corten.engine.shim_leftovers import clean_up, read_exit
 from corten.engine.streams import run_blocking
-from corten.errors import CortenError, NotModified
+from corten.errors import Conflict, CortenError, NotModified, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +66,16 @@ class ShimExec:
 
     async def kill(self, signal: int) -> None:
         """Nothing to kill any more is no error."""
-        with contextlib.suppress(NotModified):
+        with contextlib.suppress(NotModified, Conflict):
             await self._shim.ask({"op": "exec-kill", "id": self.id, "signal": signal})
 
 
 class Shim:
     """A running container's shim.
 
-    pid:    of the program, on the host
-    exited: how the program ended, also when the shim was killed
+    pid:         of the program, on the host
+    exited:      how the program ended, also when the shim was killed
+    on_detached: called with the id of an exec, or "", when a client has let go by its detach keys
     """
 
     def __init__(self, container_id: str, directory: Path, connection: Connection) -> None:
@@ -87,6 +89,7 @@ class Shim:
         self._early_exits: dict[str, int] = {}
         self._starting_execs = 0
         self._losing: asyncio.Task[None] | None = None
+        self.on_detached: Callable[[str], None] = lambda exec_id: None
         connection.on_event = self._event
 
     def adopt(self, answer: dict[str, Any]) -> None:
@@ -100,8 +103,14 @@ class Shim:
     async def ask(
         self, message: dict[str, Any], descriptors: list[int] | None = None, payload: bytes = b""
     ) -> dict[str, Any]:
-        """Errors: the one that the shim describes; Unavailable when it has gone."""
-        return await self._connection.request(message, descriptors, payload)
+        """Errors: the one that the shim describes; when it has gone Conflict, or Unavailable before it has begun."""
+        try:
+            return await self._connection.request(message, descriptors, payload)
+        except Unavailable:
+            if not self.pid:
+                raise
+            # its program has just ended, and the exit is on its way
+            raise Conflict(f"container {self.container_id} is not running") from None
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -117,6 +126,8 @@ class Shim:
                 entry.exited.set_result(message["code"])
             elif self._starting_execs:
                 self._early_exits[message["id"]] = message["code"]
+        elif message["event"] == "detach":
+            self.on_detached(message["id"])
         elif message["event"] == "log-error":
             logger.error("container %s: its log cannot be written: %d bytes are lost", name, message["dropped"])
 
@@ -187,6 +198,8 @@ class Shim:
                 entry.exited.set_result(KILLED_WITH_SHIM)
             else:
                 self._execs[exec_id] = entry
+        except Conflict:
+            raise
         except CortenError as error:
             raise prefixed(error, _EXEC_FAILED) from error
         finally:
@@ -205,7 +218,10 @@ class Shim:
 
     async def kill(self, signal: int, *, everything: bool = False) -> None:
         """Signal the program, or every process of the container.  Errors: NotModified when it has just ended."""
-        await self.ask({"op": "kill", "signal": signal, "all": everything})
+        try:
+            await self.ask({"op": "kill", "signal": signal, "all": everything})
+        except Conflict as error:
+            raise NotModified(error.message) from None
 
     async def pause(self) -> None:
         await self.ask({"op": "pause"})

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from corten.linux import mount as mounting
 from corten.linux import paths
 
 logger = logging.getLogger(__name__)
+
+_DELETE_S = 20.0
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -60,12 +63,35 @@ def clean_up(directory: Path, cgroup: str = "", target: str = "") -> None:
     with contextlib.suppress(OSError):
         logger.error("the shim of container %s: %s", name, (directory / "shim.log").read_text().strip())
     _end_processes(name, str(state.get("cgroup") or cgroup))
+    _forget_foreign(directory.name, state.get("runtime"))
     target = str(state.get("target") or target)
     if target:
         # EINVAL: a plain directory, or not mounted any more
         with contextlib.suppress(OSError):
             mounting.umount2(target, mounting.MNT_DETACH | mounting.UMOUNT_NOFOLLOW)
     remove_directory(directory)
+
+
+def _forget_foreign(container_id: str, command: Any) -> None:
+    """Have another OCI runtime forget a container."""
+    if not command:
+        return
+    try:
+        done = subprocess.run(
+            [*command, "delete", "--force", container_id],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_DELETE_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("container %s: its runtime keeps it: %s", container_id[:12], error)
+        return
+    if done.returncode and "does not exist" not in done.stderr:
+        # its processes are gone: nothing but the record is left
+        logger.info("container %s: its runtime keeps it: %s", container_id[:12], done.stderr.strip()[-500:])
+        remove_directory(Path(command[-1]) / container_id)
 
 
 def _end_processes(name: str, path: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from corten.engine.container import IdMaps
 from corten.engine.shim import KILLED_WITH_SHIM, ExitStatus, Shim, ShimExec, StreamRequest, prefixed
 from corten.engine.shim_connection import Connection
 from corten.engine.shim_leftovers import clean_up, read_exit, remove_directory
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _CREATE_FAILED = "failed to create task for container: OCI runtime create failed: unable to start container process: "
 _ANSWER_S = 10.0
+RUNTIME_STATE = "runtimes"  # of other OCI runtimes, below the exec root
 
 __all__ = ["ExitStatus", "Shim", "ShimExec", "ShimStart", "Shims", "StreamRequest"]
 
@@ -39,6 +41,7 @@ class ShimStart:
     """All that a shim needs.
 
     log:    "type", "config", "path" and "attributes" (``engine.logs.log_attributes``)
+    runtime: command line of another OCI runtime; nothing for Corten's own
     attach: streams attached before the program's first byte; ``Shims.start`` closes our copies of the sockets
     """
 
@@ -49,6 +52,7 @@ class ShimStart:
     open_stdin: bool
     stdin_once: bool
     bundle: str
+    runtime: tuple[str, ...] = ()
     attach: list[StreamRequest] = field(default_factory=list)
 
     @property
@@ -87,12 +91,22 @@ class Shims:
         """Start the spawner.  Errors: SystemFailure when it does not come up."""
         shims = cls(exec_root)
         shims._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (exec_root / RUNTIME_STATE).mkdir(mode=0o700, exist_ok=True)
         await shims._spawner.start()
+        shims._spawner.replenish()
         return shims
 
     @property
     def spawner_pid(self) -> int:
         return self._spawner.pid
+
+    async def lend(self, maps: IdMaps, path: str) -> tuple[int, int]:
+        """Descriptors of a user namespace with these ids, and of a new network namespace that belongs to it.
+
+        path: of the user namespace, "" for a new one
+        Errors: SystemFailure.
+        """
+        return await self._spawner.lend({"uids": maps.uids, "gids": maps.gids, "path": path})
 
     def _directory(self, container_id: str) -> Path:
         return self._exec_root / container_id
@@ -139,6 +153,7 @@ class Shims:
             await run_blocking(clean_up, directory, request.cgroup, request.rootfs["target"])
             raise SystemFailure(f"{_CREATE_FAILED}the container's shim has been killed", step="shim")
         finally:
+            self._spawner.replenish()
             for item in request.attach:
                 item.sock.close()
 
@@ -156,7 +171,9 @@ class Shims:
             "open_stdin": request.open_stdin,
             "stdin_once": request.stdin_once,
             "bundle": request.bundle,
-            "orphans": _leaves_orphans(spec),
+            "orphans": bool(request.runtime) or _leaves_orphans(spec),
+            "runtime": list(request.runtime),
+            "runtime_root": str(self._exec_root / RUNTIME_STATE),
             "poststop": bool((spec.get("hooks") or {}).get("poststop")),
             "attach": [item.describe() for item in request.attach],
         }

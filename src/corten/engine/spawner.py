@@ -2,20 +2,26 @@
 
 The interpreter is executed from a read-only, detached clone of its directory's mount: the processes that enter
 containers have it as /proc/<pid>/exe, and through such a mount nobody can write to it (CVE-2019-5736).
+
+One shim with its maker is always there before it is asked for: what two forks cost is then no part of a start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import corten
+from corten.engine import open_files
 from corten.engine.streams import run_blocking
 from corten.errors import SystemFailure
 from corten.linux import mount as mounting
@@ -43,6 +49,21 @@ def _shielded_directory(path: str) -> int:
     return descriptor
 
 
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(sock, tell)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
+
+
 class Spawner:
     """One spawner at a time."""
 
@@ -50,6 +71,7 @@ class Spawner:
         """scratch: a directory that a starting spawner makes and removes."""
         self._scratch = str(scratch)
         self._connection: socket.socket | None = None
+        self._spare: socket.socket | None = None  # to a shim that waits to be told what to start
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = asyncio.Lock()
         self._shield_fails = False
@@ -105,6 +127,7 @@ class Spawner:
                 env=environment,
                 start_new_session=True,
             )
+            open_files.give_back(process.pid)
         except OSError as error:
             ours.close()
             raise SystemFailure(
@@ -130,24 +153,68 @@ class Spawner:
     async def spawn(self) -> socket.socket:
         """The first control connection of a new shim.  Errors: SystemFailure when no spawner can be had."""
         async with self._lock:
-            for _ in range(2):
-                if self._connection is None:
-                    await self._start()
-                assert self._connection is not None
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                try:
-                    protocol.send(self._connection, {"op": "spawn"}, [theirs.fileno()])
-                    return ours
-                except BlockingIOError:
-                    ours.close()
-                    raise SystemFailure("the spawner is too busy to start another container", step="spawn") from None
-                except OSError:
-                    ours.close()
-                    logger.warning("the spawner has been killed: starting another")
-                    await self._reap()
-                finally:
-                    theirs.close()
-            raise SystemFailure("the spawner ends again and again", step="spawn")
+            spare, self._spare = self._spare, None
+            if spare is not None:
+                if _is_silent(spare):
+                    return spare
+                spare.close()
+            return await self._ask({"op": "spawn"})
+
+    async def lend(self, maps: dict[str, Any]) -> tuple[int, int]:
+        """Descriptors of a user namespace, and of a new network namespace that belongs to it.
+
+        maps: "uids" and "gids" as in the runtime specification; "path" of the user namespace, "" for a new one
+        Errors: SystemFailure.
+        """
+        async with self._lock:
+            connection = await self._ask({"op": "lend"}, json.dumps(maps).encode())
+        with connection:
+            try:
+                async with asyncio.timeout(_READY_S):
+                    await _readable(connection)
+                packet = protocol.receive(connection)
+            except (TimeoutError, OSError, ValueError) as error:
+                raise SystemFailure(f"no namespaces come from the spawner: {error}", step="namespaces") from error
+        if packet is None:
+            raise SystemFailure("no namespaces come from the spawner: it has been killed", step="namespaces")
+        if "error" in packet.header:
+            raise protocol.rebuild_error(packet.header["error"])
+        user, network = packet.descriptors
+        return user, network
+
+    async def _ask(self, header: dict[str, Any], payload: bytes = b"") -> socket.socket:
+        """Our end of a connection whose other end the spawner has got.  Errors: SystemFailure."""
+        for _ in range(2):
+            if self._connection is None:
+                await self._start()
+            try:
+                return self._fork(header, payload)
+            except BlockingIOError:
+                raise SystemFailure("the spawner is too busy to start another container", step="spawn") from None
+            except OSError:
+                logger.warning("the spawner has been killed: starting another")
+                await self._reap()
+        raise SystemFailure("the spawner ends again and again", step="spawn")
+
+    def _fork(self, header: dict[str, Any], payload: bytes = b"") -> socket.socket:
+        """Errors: OSError when the spawner cannot be reached, BlockingIOError when it lags behind."""
+        assert self._connection is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            protocol.send(self._connection, header, [theirs.fileno()], payload)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def replenish(self) -> None:
+        """Have a spare shim again, now that nothing waits for the processor."""
+        if self._spare is None and self._connection is not None and not self._lock.locked():
+            # a spawner that has gone is found out, and replaced, at the next start
+            with contextlib.suppress(OSError):
+                self._spare = self._fork({"op": "spawn"})
 
     async def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -162,6 +229,16 @@ class Spawner:
                 await run_blocking(process.wait, _END_S)
 
     async def close(self) -> None:
-        """It ends when its connection closes."""
+        """It ends when its connection closes, and so does the spare shim."""
         async with self._lock:
+            if self._spare is not None:
+                self._spare.close()
+                self._spare = None
             await self._reap()
+
+
+def _is_silent(connection: socket.socket) -> bool:
+    """Whether nobody has said anything there or gone away."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return not poll.poll(0)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.dockerapi.container import DeviceMapping, ExecCreate, HostConfig, Ulimit
-from corten.engine.container import Container, as_list
+from corten.engine.apparmor import UNCONFINED
+from corten.engine.container import Container, IdMaps, as_list
 from corten.engine.limits import oci_resources
 from corten.engine.security import READONLY_PATHS, SecurityOptions, default_masked_paths
 from corten.errors import InvalidParameter
+from corten.linux import user_namespace
 
 OCI_VERSION = "1.2.0"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,7 +43,8 @@ class SpecInput:
     mounts:        the user's mounts, already in OCI form and ordered
     seccomp:       (capabilities) -> ``linux.seccomp`` or None for unconfined
     shm_source:    directory on the host that is the container's /dev/shm, "" for a tmpfs of its own
-    default_env:   what the daemon adds before the container's own environment
+    default_pids_limit: of containers that ask for none, 0 for no limit
+    id_maps:       of the container's user namespace
     init_source:   the init program on the host, "" without --init
     """
 
@@ -56,7 +59,9 @@ class SpecInput:
     shm_source: str = ""
     init_source: str = ""
     default_ulimits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    default_pids_limit: int = 0
     cgroup_v2: bool = False
+    id_maps: IdMaps = field(default_factory=IdMaps)
 
 
 def build_spec(container: Container, given: SpecInput) -> dict[str, Any]:
@@ -138,13 +143,18 @@ def _process(container: Container, given: SpecInput) -> dict[str, Any]:
     }
     if config.tty and host.console_size and any(host.console_size):
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    if given.security.apparmor and given.security.apparmor != "unconfined":
+    if given.security.apparmor and given.security.apparmor != UNCONFINED:
         process["apparmorProfile"] = given.security.apparmor
     return process
 
 
 def exec_process(
-    container: Container, request: ExecCreate, capabilities: list[str], *, no_new_privileges: bool
+    container: Container,
+    request: ExecCreate,
+    capabilities: list[str],
+    *,
+    no_new_privileges: bool,
+    apparmor_profile: str = "",
 ) -> dict[str, Any]:
     """The ``process`` of an exec: the container's environment and user unless the request says otherwise."""
     merged = {name: value for name, _, value in (item.partition("=") for item in environment(container))}
@@ -168,6 +178,8 @@ def exec_process(
         "noNewPrivileges": no_new_privileges,
         "oomScoreAdj": container.host_config.oom_score_adj,
     }
+    if apparmor_profile and apparmor_profile != UNCONFINED:
+        process["apparmorProfile"] = apparmor_profile
     if request.console_size and any(request.console_size):
         process["consoleSize"] = {"height": request.console_size[0], "width": request.console_size[1]}
     return process
@@ -179,6 +191,9 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
     cgroup_options = ["nosuid", "noexec", "nodev", "relatime"]
     if not (writable or given.security.writable_cgroups):
         cgroup_options.append("ro")
+    # tty, where it is one of the groups that there are
+    groups = sum(item["size"] for item in given.id_maps.gids) if given.id_maps else user_namespace.mapped("gid")
+    terminal_group = ["gid=5"] if groups > 5 else []
     system: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
         {
@@ -191,7 +206,7 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
             "destination": "/dev/pts",
             "type": "devpts",
             "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *terminal_group],
         },
         {
             "destination": "/sys",
@@ -204,8 +219,6 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
     ]
     if host.ipc_mode != "none":
         system.append(_shm(container, given))
-    for destination, source in given.files.items():
-        system.append({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate"]})
     if given.init_source:
         system.append(
             {
@@ -215,8 +228,18 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
                 "options": ["bind", "ro", "rprivate"],
             }
         )
+    mapped = ["idmap"] if given.id_maps else []
+    # last, so that they are seen in a volume at /etc as well
+    files = [
+        {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", *mapped]}
+        for destination, source in given.files.items()
+    ]
     taken = {mount["destination"].rstrip("/") or "/" for mount in given.mounts}
-    return [mount for mount in system if mount["destination"] not in taken] + given.mounts
+
+    def ours(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [mount for mount in mounts if mount["destination"] not in taken]
+
+    return [*ours(system), *given.mounts, *ours(files)]
 
 
 def _shm(container: Container, given: SpecInput) -> dict[str, Any]:
@@ -225,7 +248,7 @@ def _shm(container: Container, given: SpecInput) -> dict[str, Any]:
             "destination": "/dev/shm",
             "type": "bind",
             "source": given.shm_source,
-            "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev"],
+            "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", *(["idmap"] if given.id_maps else [])],
         }
     size = container.host_config.shm_size
     return {
@@ -245,6 +268,8 @@ def _namespaces(container: Container, given: SpecInput) -> list[dict[str, str]]:
             spaces.append({"type": kind, "path": given.joined[kind]})
         elif mode != "host":
             spaces.append({"type": kind})
+    if given.id_maps:
+        spaces.append({"type": "user", "path": given.joined["user"]} if "user" in given.joined else {"type": "user"})
     if host.cgroupns_mode == "private":
         spaces.append({"type": "cgroup"})
     if os.path.exists("/proc/self/ns/time"):
@@ -351,10 +376,12 @@ def _linux(container: Container, given: SpecInput) -> dict[str, Any]:
         "cgroupsPath": given.cgroup_path,
         "namespaces": _namespaces(container, given),
         "devices": nodes,
-        "resources": {**oci_resources(host), "devices": rules},
-        "sysctl": _sysctls(host),
+        "resources": {**oci_resources(host, default_pids_limit=given.default_pids_limit), "devices": rules},
+        "sysctl": _sysctls(host, own_ids=bool(given.id_maps)),
         "rootfsPropagation": "rprivate",
     }
+    if given.id_maps:
+        linux["uidMappings"], linux["gidMappings"] = given.id_maps.uids, given.id_maps.gids
     if not host.privileged and not given.security.unmasked:
         linux["maskedPaths"] = default_masked_paths() if host.masked_paths is None else host.masked_paths
         linux["readonlyPaths"] = list(READONLY_PATHS) if host.readonly_paths is None else host.readonly_paths
@@ -369,12 +396,14 @@ def _linux(container: Container, given: SpecInput) -> dict[str, Any]:
     return linux
 
 
-def _sysctls(host: HostConfig) -> dict[str, str]:
+def _sysctls(host: HostConfig, *, own_ids: bool) -> dict[str, str]:
     values = {}
     own_network = host.network_mode != "host" and not host.network_mode.startswith("container:")
     if own_network:
         # Docker's defaults: low ports and ping need no privilege in a network of one's own
         values["net.ipv4.ip_unprivileged_port_start"] = "0"
-        values["net.ipv4.ping_group_range"] = "0 2147483647"
+        if user_namespace.is_initial() and not own_ids:
+            # a user namespace has no such groups
+            values["net.ipv4.ping_group_range"] = "0 2147483647"
     values.update(host.sysctls)
     return values

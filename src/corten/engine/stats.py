@@ -7,7 +7,6 @@ reads some twenty files and is a worker thread's job.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.cgroup import stats as cgroup_stats
-from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.manager import Cgroup
 from corten.dockerapi.timestamps import ZERO_TIME_NS, format_ns
 from corten.engine.container import Container
@@ -33,14 +31,8 @@ _MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 _BLKIO_UNUSED = ("queue", "service_time", "wait_time", "merged", "time")
 
 
-@functools.cache
-def _hierarchies() -> Hierarchies:
-    return Hierarchies.read()
-
-
 def cgroup_of(path: str) -> Cgroup:
-    """The cgroup at ``path``; the host's hierarchies are read once."""
-    return Cgroup(path, _hierarchies())
+    return Cgroup(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +115,37 @@ def document(container: Container, sample: Sample | None, before: Sample | None)
         "memory_stats": _memory(sample.raw["memory"]) if sample else {},
     }
     if sample is not None:
-        answer["networks"] = {}  # without a network of its own a container has no interface that is counted
+        answer["networks"] = interfaces(container)
+        rate = container.host_config.network_rate
+        if rate is not None:
+            answer["network_rate"] = {"ingress": rate.ingress, "egress": rate.egress}
     return answer
+
+
+_COUNTED = ("bytes", "packets", "errors", "dropped")
+
+
+def interfaces(container: Container) -> dict[str, dict[str, int]]:
+    """What the interfaces of a container's network have counted, its loopback device left out.
+
+    Nothing for a container on the host's network.  Source: proc_pid_net(5), dev: eight fields received, eight sent.
+    """
+    if "host" in container.networks or not container.state.pid:
+        return {}
+    try:
+        with open(f"/proc/{container.state.pid}/net/dev") as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        name, _, numbers = line.partition(":")
+        values = [int(number) for number in numbers.split()]
+        if name.strip() != "lo" and len(values) >= 12:
+            received = {f"rx_{key}": value for key, value in zip(_COUNTED, values, strict=False)}
+            sent = {f"tx_{key}": value for key, value in zip(_COUNTED, values[8:], strict=False)}
+            found[name.strip()] = received | sent
+    return found
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

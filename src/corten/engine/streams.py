@@ -254,9 +254,12 @@ class _Bridge:
             self._condition.notify()
 
 
-async def iterate_in_thread(make: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
+async def iterate_in_thread(
+    make: Callable[[], Iterable[T]], stop: Callable[[], None] = lambda: None
+) -> AsyncGenerator[T, None]:
     """Run a synchronous generator in a thread; it is closed when the consumer stops early.
 
+    stop: called at the end, for generators that may be waiting for something else than their consumer
     Errors: what the generator raises, after everything it gave before.
     """
     bridge = _Bridge(asyncio.get_running_loop())
@@ -266,6 +269,7 @@ async def iterate_in_thread(make: Callable[[], Iterable[T]]) -> AsyncGenerator[T
             for item in items:
                 yield item
     finally:
+        stop()
         bridge.stop()
         if not running.cancel():
             await asyncio.shield(asyncio.wrap_future(running))

@@ -377,6 +377,28 @@ class Volumes:
         finally:
             os.close(target)
 
+    # -- repair -------------------------------------------------------------------------------------------------------
+
+    def astray(self) -> tuple[Names, Names]:
+        """(volumes whose directory is missing, directories that are no recorded volume)."""
+        found = [name for name in os.listdir(self._root) if not name.startswith(".")]
+        known = [volume.name for volume in self._table.all()]
+        lost = [name for name in known if not self.path(name).is_dir() and self._table.find(name) is not None]
+        return lost, sorted(name for name in set(found) - set(known) if self._is_unrecorded(name))
+
+    def _is_unrecorded(self, name: str) -> bool:
+        with self._names.hold(name):  # one that is being made or removed has its directory and no record
+            return self._table.find(name) is None and (self._root / name).exists()
+
+    def recover_directory(self, name: str) -> None:
+        """An empty directory for a volume that has lost its own."""
+        with self._names.hold(name):
+            self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def adopt(self, name: str) -> None:
+        """Record a directory as the volume that it was.  Errors: InvalidParameter for a name that no volume has."""
+        self._ensure(name, {}, {})
+
     # -- start of the daemon ------------------------------------------------------------------------------------------
 
     def recover(self, running: Mapping[str, Sequence[MountPoint]], known: set[str]) -> None:

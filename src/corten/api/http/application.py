@@ -23,6 +23,10 @@ class Application(Protocol):
     limits: Limits
     heads: Heads
 
+    @property
+    def is_full(self) -> bool:
+        """No further client is served."""
+
     def respond(self, request: Request) -> Response | Work:
         """A response that needs no waiting, or the work that gives one; neither raises but for cancellation."""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from typing import Protocol
 
 from corten.api.http.application import Application, Work
 from corten.api.http.body import BadFraming, LengthFraming, RequestBody
@@ -37,11 +39,19 @@ _END = b"\r\n\r\n"
 _BURST = 16  # pipelined requests that are answered before other connections get their turn
 
 
+class Guard(Protocol):
+    """Looks at the headers of every request before anyone else does."""
+
+    def check(self, headers: dict[str, str]) -> None:
+        """Errors: HttpError for a request that is refused."""
+
+
 class Connection(asyncio.Protocol):
     """HTTP/1.1 on one transport."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, guard: Guard | None = None) -> None:
         self._application = application
+        self._guard = guard
         self._limits = application.limits
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
@@ -67,7 +77,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+        is_full = self._application.is_full
         self._application.connected(self)
+        if is_full:
+            self._refuse(HttpError(503, "too many clients are connected", closes=True))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -143,11 +158,21 @@ class Connection(asyncio.Protocol):
             return False
         # only the sending half was closed: the client may still want its answers
         self._half_closed = True
+        if self._endless and self._is_on_network:
+            self._transport.abort()
+            return False
         if self._request is not None:
             self._request.body.fail(InvalidParameter("unexpected EOF: the request body is incomplete"))
             return True
         self._advance()
         return not self._closing
+
+    @property
+    def _is_on_network(self) -> bool:
+        """TCP does not tell whether a client has gone or has closed its sending half only; as with dockerd, one that
+        reads a stream without an end has gone."""
+        handle = self._transport.get_extra_info("socket")
+        return handle is not None and handle.family != socket.AF_UNIX
 
     def _hold_body(self) -> None:
         self._body_held = True
@@ -236,6 +261,8 @@ class Connection(asyncio.Protocol):
     def _parse(self, raw: bytes) -> Request:
         """Errors: HttpError."""
         head = self._parser.parse(raw)
+        if self._guard is not None:
+            self._guard.check(head.headers)
         self._keep_alive = head.keeps
         body = RequestBody(head.framing, self._limits.ahead_bytes, self._hold_body, self._release_body)
         expectation = head.headers.get("expect")
@@ -244,7 +271,7 @@ class Connection(asyncio.Protocol):
                 raise HttpError(417, f"unknown expectation: {expectation[:60]}", closes=True)
             if head.minor and head.framing is not None:
                 body.call_when_wanted(self._send_continue)
-        return Request(head.method, head.target, head.minor, head.headers, body, self._limits)
+        return Request(head.method, head.target, head.minor, head.headers, body, self._limits, self._peer)
 
     def _send_continue(self) -> None:
         if not self._transport.is_closing():
@@ -435,7 +462,7 @@ class Connection(asyncio.Protocol):
             if now - self._idle_since > self._limits.body_timeout_s:
                 self._transport.abort()
         elif self._request is not None:
-            if self._half_closed and has_hung_up(self._transport):
+            if self._half_closed and (has_hung_up(self._transport) or (self._endless and self._is_on_network)):
                 self._transport.abort()
         elif self._searched:  # half a head
             if now - self._head_since > self._limits.header_timeout_s:

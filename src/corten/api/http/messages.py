@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ TAR = "application/x-tar"
 REASONS = {
     200: "OK",
     201: "Created",
+    202: "Accepted",
     204: "No Content",
+    206: "Partial Content",
     304: "Not Modified",
     400: "Bad Request",
     401: "Unauthorized",
@@ -28,12 +31,16 @@ REASONS = {
     409: "Conflict",
     413: "Request Entity Too Large",
     415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
     417: "Expectation Failed",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
+    502: "Bad Gateway",
     503: "Service Unavailable",
     505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
 }
 
 
@@ -49,6 +56,9 @@ class Limits:
     body_timeout_s:   silence within a body that is read whole; time for the rest of one that nobody wants
     idle_timeout_s:   between requests
     linger_s:         how long a client gets to read our last bytes before the connection is closed
+    handshake_timeout_s: TLS, from the connection to the end of its handshake
+    handshakes:       TLS handshakes that may be under way at once
+    connections:      clients at once, streams included; further ones are told so and closed
     """
 
     head_bytes: int = 64 * 1024
@@ -59,6 +69,9 @@ class Limits:
     body_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0
     linger_s: float = 2.0
+    handshake_timeout_s: float = 10.0
+    handshakes: int = 256
+    connections: int = 4096
 
 
 class HttpError(CortenError):
@@ -84,10 +97,13 @@ class Request:
     version: the API version of the path prefix, e.g. (1, 47)
     params:  what the route's template captured, decoded
     outlives_client: its work is done to the end although the client has gone
+    begun:   when its head had come, on the clock of ``time.perf_counter``
+    peer:    who asks, for logs
     """
 
     __slots__ = (
         "_query",
+        "begun",
         "body",
         "headers",
         "http_minor",
@@ -96,6 +112,7 @@ class Request:
         "outlives_client",
         "params",
         "path",
+        "peer",
         "raw_query",
         "version",
     )
@@ -108,7 +125,10 @@ class Request:
         headers: dict[str, str],
         body: RequestBody,
         limits: Limits,
+        peer: str = "unix",
     ) -> None:
+        self.begun = time.perf_counter()
+        self.peer = peer
         self.method = method
         self.path, _, self.raw_query = target.partition("?")
         self.http_minor = http_minor

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from corten.api.routes import absent, container_streams, containers, execs, images, networks, system, volumes
+from corten.api.routes import (
+    absent,
+    build,
+    container_streams,
+    containers,
+    corten,
+    distribution,
+    execs,
+    images,
+    networks,
+    system,
+    volumes,
+)
 from corten.api.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -10,8 +22,11 @@ ROUTES: tuple[Route, ...] = (
     *containers.ROUTES,
     *container_streams.ROUTES,
     *execs.ROUTES,
+    *distribution.ROUTES,
     *images.ROUTES,
+    *build.ROUTES,
     *volumes.ROUTES,
     *networks.ROUTES,
+    *corten.ROUTES,
     *absent.ROUTES,
 )

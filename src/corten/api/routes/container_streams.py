@@ -6,8 +6,8 @@ import base64
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from corten.api.documents import json_response, json_stream
-from corten.api.http.messages import TAR, Hijack, Reply, Request, Response, StreamResponse, WebSocketHijack
+from corten.api.documents import json_response, json_stream, read_body
+from corten.api.http.messages import JSON, TAR, Hijack, Reply, Request, Response, StreamResponse, WebSocketHijack
 from corten.api.http.streaming import close_iterator
 from corten.api.routing import Route, get
 from corten.dockerapi.codec import encode
@@ -74,6 +74,9 @@ def _attach_query(request: Request) -> AttachQuery:
 
 
 async def attach(engine: Engine, request: Request) -> Hijack:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON:
+        # dockerode repeats its options in the body: a document is no input of the program
+        await read_body(request)
     session = await engine.containers.attach(request.params["id"], _attach_query(request))
     return Hijack(session.sock, stream_type(request, tty=session.tty))
 

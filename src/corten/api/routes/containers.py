@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from corten.api import versions
 from corten.api.documents import json_response, json_stream, read_body, read_document
 from corten.api.http.messages import Request, Response, StreamResponse
 from corten.api.routing import Route, change, get
 from corten.dockerapi.container import ContainerCreate, ContainerUpdate
 from corten.dockerapi.filters import parse_filters
-from corten.errors import InvalidParameter, NotImplementedYet
+from corten.errors import InvalidParameter, NotFound, NotImplementedYet
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
@@ -27,19 +28,24 @@ async def list_containers(engine: Engine, request: Request) -> Response:
         size=query.flag("size"),
         filters=parse_filters(query.text("filters")),
     )
-    return json_response(rows)
+    return json_response([versions.container_row(row, request.version) for row in rows])
 
 
 async def create(engine: Engine, request: Request) -> Response:
     document = await read_document(request, ContainerCreate)
     if not document.image:
         raise InvalidParameter("Config cannot be empty in order to create a container")
-    created = await engine.containers.create(document, request.query.text("name"), request.query.text("platform"))
+    warnings = versions.adapt_create(document, request.version, cgroup_v2=engine.facts.cgroup_v2)
+    platform = request.query.text("platform") if request.version >= (1, 41) else ""
+    created = await engine.containers.create(document, request.query.text("name"), platform)
+    if warnings:
+        created = {**created, "Warnings": [*warnings, *created["Warnings"]]}
     return json_response(created, 201)
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.containers.inspect(request.params["id"], request.query.flag("size")))
+    document = await engine.containers.inspect(request.params["id"], request.query.flag("size"))
+    return json_response(versions.container(document, request.version))
 
 
 async def top(engine: Engine, request: Request) -> Response:
@@ -75,7 +81,11 @@ async def restart(engine: Engine, request: Request) -> Response:
 
 
 async def kill(engine: Engine, request: Request) -> Response:
-    await engine.containers.kill(request.params["id"], request.query.text("signal") or "SIGKILL")
+    name = request.params["id"]
+    try:
+        await engine.containers.kill(name, request.query.text("signal") or "SIGKILL")
+    except NotFound as error:
+        raise NotFound(f"Cannot kill container: {name}: {error}") from error
     return Response(204)
 
 
@@ -96,6 +106,7 @@ async def rename(engine: Engine, request: Request) -> Response:
 
 async def update(engine: Engine, request: Request) -> Response:
     document = await read_document(request, ContainerUpdate)
+    versions.adapt_update(document, request.version)
     return json_response(await engine.containers.update(request.params["id"], document))
 
 
@@ -114,9 +125,10 @@ async def _result(future: asyncio.Future[dict[str, Any]]) -> AsyncIterator[dict[
 
 
 async def remove(engine: Engine, request: Request) -> Response:
+    """A container, or with ``link`` the link "container/alias"."""
     query = request.query
     await engine.containers.remove(
-        request.params["id"], force=query.flag("force"), volumes=query.flag("v"), link=query.flag("link")
+        "/".join(request.params.values()), force=query.flag("force"), volumes=query.flag("v"), link=query.flag("link")
     )
     return Response(204)
 
@@ -164,6 +176,7 @@ ROUTES = (
     change("POST", "/containers/{id}/resize", resize),
     Route(method="POST", template="/containers/{id}/wait", handler=wait),
     change("DELETE", "/containers/{id}", remove),
+    change("DELETE", "/containers/{id}/{alias}", remove),
     get("/containers/{id}/checkpoints", checkpoints, since=(1, 25)),
     change("POST", "/containers/{id}/checkpoints", checkpoints, since=(1, 25)),
     change("DELETE", "/containers/{id}/checkpoints/{checkpoint}", checkpoints, since=(1, 25)),

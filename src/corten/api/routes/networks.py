@@ -1,52 +1,58 @@
-"""Networks: ``none`` and ``host``."""
+"""Networks: list, inspect, create, remove, connect and disconnect."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corten.api.documents import json_response
+from corten.api.documents import json_response, read_document
 from corten.api.http.messages import Request, Response
 from corten.api.routing import change, get
 from corten.dockerapi.filters import parse_filters
-from corten.dockerapi.network import builtin_networks, filter_networks, find_builtin
-from corten.errors import Forbidden, NotFound, NotImplementedYet
+from corten.dockerapi.network import NetworkConnect, NetworkCreate, NetworkDisconnect
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 
 async def list_networks(engine: Engine, request: Request) -> Response:
-    return json_response(filter_networks(builtin_networks(), parse_filters(request.query.text("filters"))))
+    return json_response(await engine.networks.list(parse_filters(request.query.text("filters"))))
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    document = find_builtin(request.params["id"])
-    if document is None:
-        raise NotFound(f"network {request.params['id']} not found")
-    return json_response(document)
+    return json_response(await engine.networks.inspect(request.params["id"], request.query.text("scope")))
+
+
+async def create(engine: Engine, request: Request) -> Response:
+    return json_response(await engine.networks.create(await read_document(request, NetworkCreate)), 201)
 
 
 async def remove(engine: Engine, request: Request) -> Response:
-    document = find_builtin(request.params["id"])
-    if document is None:
-        raise NotFound(f"network {request.params['id']} not found")
-    raise Forbidden(f"{document['Name']} is a pre-defined network and cannot be removed")
+    await engine.networks.remove(request.params["id"])
+    return Response(204)
 
 
-async def refuse(engine: Engine, request: Request) -> Response:
-    raise NotImplementedYet("networks other than none and host are not supported yet")
+async def connect(engine: Engine, request: Request) -> Response:
+    wanted = await read_document(request, NetworkConnect)
+    await engine.containers.connect(wanted.container, request.params["id"], wanted.endpoint_config)
+    return Response()
+
+
+async def disconnect(engine: Engine, request: Request) -> Response:
+    wanted = await read_document(request, NetworkDisconnect)
+    await engine.containers.disconnect(wanted.container, request.params["id"], force=wanted.force)
+    return Response()
 
 
 async def prune(engine: Engine, request: Request) -> Response:
-    return json_response({"NetworksDeleted": None})
+    return json_response(await engine.networks.prune(parse_filters(request.query.text("filters"))))
 
 
 ROUTES = (
     get("/networks", list_networks),
     get("/networks/{id}", inspect),
     change("DELETE", "/networks/{id}", remove),
-    change("POST", "/networks/create", refuse),
+    change("POST", "/networks/create", create),
     change("POST", "/networks/prune", prune, since=(1, 25)),
-    change("POST", "/networks/{id}/connect", refuse),
-    change("POST", "/networks/{id}/disconnect", refuse),
+    change("POST", "/networks/{id}/connect", connect),
+    change("POST", "/networks/{id}/disconnect", disconnect),
 )

@@ -1,0 +1,332 @@
+"""Builds as the API sees them: the context comes in, progress goes out, the result gets its names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+from corten.build.build import Build, BuildFailed, Place
+from corten.build.cache import StepCache
+from corten.build.history import History, Record
+from corten.build.local_context import FileDigests
+from corten.build.mounts import NEW_CACHE
+from corten.build.options import BuildOptions
+from corten.build.pruning import Space, Usage
+from corten.build.workshop import Cancellation, Cancelled, Limits
+from corten.config import Config
+from corten.dockerapi.build import BuildQuery, PruneSpace
+from corten.dockerapi.build_request import BuildRequest
+from corten.dockerapi.registry_auth import RegistryAuth
+from corten.engine import filters as filtering
+from corten.engine.build_contexts import Contexts, Gathered
+from corten.engine.build_outputs import BuildOutputs
+from corten.engine.build_records import finish_record, new_record
+from corten.engine.build_workshop import EngineWorkshop
+from corten.engine.containers import Containers
+from corten.engine.events import Events
+from corten.engine.images import Images
+from corten.engine.registries import Registries
+from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
+from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
+from corten.image.store import ImageStore
+from corten.oci import reference
+from corten.oci.platform import parse_platform
+
+logger = logging.getLogger(__name__)
+Document = dict[str, Any]
+
+
+class Builds:
+    """The builder of this daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        containers: Containers,
+        images: Images,
+        registries: Registries,
+        events: Events,
+    ) -> None:
+        """Errors: SystemFailure when the cache cannot be opened."""
+        self._root = config.data_root / "build"
+        self._scratch = self._root / "scratch"
+        self._secrets = config.exec_root / "build"
+        self._caches = self._root / "mounts"
+        for directory in (self._root, self._caches):
+            directory.mkdir(mode=0o710, exist_ok=True)
+        for directory in (self._scratch, self._secrets, *self._caches.glob(f"{NEW_CACHE}*")):
+            shutil.rmtree(directory, ignore_errors=True)  # of builds that a killed daemon left
+        self._scratch.mkdir(mode=0o700)
+        self._store = store
+        self._containers = containers
+        self._images = images
+        self._registries = registries
+        self._events = events
+        self.cache = StepCache(config.data_root / "build.db", self._has_image)
+        self._running: set[Cancellation] = set()
+        self._by_id: dict[str, Cancellation] = {}
+        self._idle = asyncio.Event()
+        self._template: Place | None = None
+        self._digests = FileDigests()
+        self._usage = Usage(store, self.cache, self._caches)
+        self.history = History(config.data_root / "builds.db")
+        self.outputs = BuildOutputs(store, registries, self.history, self._scratch)
+
+    def _has_image(self, image_id: str) -> bool:
+        try:
+            self._store.get(image_id)
+        except NotFound:
+            return False
+        return True
+
+    async def clear_leftovers(self) -> None:
+        """Containers of steps that the end of a daemon has interrupted."""
+        for container_id in self.cache.leftover_containers():
+            with contextlib.suppress(NotFound, Conflict):
+                await self._containers.remove(container_id, force=True, volumes=True)
+            self.cache.container_ended(container_id)
+
+    def _place(self, credentials: Mapping[str, RegistryAuth], network: str) -> Place:
+        workshop = EngineWorkshop(asyncio.get_running_loop(), self._containers, self._registries, credentials, network)
+        made = Place(self._store, self.cache, workshop, self._scratch, self._secrets, self._caches)
+        if self._template is None:
+            self._template = made
+        shared = self._template
+        return Place(
+            self._store,
+            self.cache,
+            workshop,
+            self._scratch,
+            self._secrets,
+            self._caches,
+            shared.locks,
+            shared.running,
+        )
+
+    # -- build --------------------------------------------------------------------------------------------------------
+
+    async def build(
+        self, query: BuildQuery, body: AsyncIterator[bytes], credentials: Mapping[str, RegistryAuth]
+    ) -> AsyncIterator[Document]:
+        """The documents of the classic builder.
+
+        Errors: InvalidParameter (query, context, Dockerfile) before the first document; a failing step is a document.
+        """
+        names = target_names(query.tags)
+        _options(query, BuildRequest())  # what is wrong with the query is told before the context is read
+        cancellation = Cancellation()
+        if query.id and query.id in self._by_id:
+            raise Conflict(f"a build with the id {query.id} is running")
+        self._running.add(cancellation)
+        if query.id:
+            self._by_id[query.id] = cancellation
+        try:
+            contexts = Contexts(query, self._scratch, self._digests, cancellation)
+            try:
+                gathered = await self._gather(contexts, query, body, cancellation)
+                options = _options(query, gathered.request)
+                build = await run_blocking(
+                    lambda place: Build(
+                        place,
+                        options,
+                        gathered.main,
+                        cancellation,
+                        named=gathered.named,
+                        dockerfile=gathered.dockerfile,
+                    ),
+                    self._place(credentials, query.network),
+                )
+                record = new_record(query, options, gathered, build.file.lines)
+                self.history.put(record)
+                async for document in self._recorded(record, build, names, cancellation):
+                    yield document
+            finally:
+                # a large file's room takes time to be given back, and is given back also when the client is gone
+                await asyncio.shield(run_blocking(contexts.close))
+        finally:
+            cancellation.cancel()
+            self._running.discard(cancellation)
+            self._idle.set()
+            self._by_id.pop(query.id, None)
+
+    async def _gather(
+        self, contexts: Contexts, query: BuildQuery, body: AsyncIterator[bytes], cancellation: Cancellation
+    ) -> Gathered:
+        try:
+            return await feed_thread(body, contexts.from_corten if query.framed else contexts.from_docker)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise
+
+    async def _recorded(
+        self, record: Record, build: Build, names: list[reference.Reference], cancellation: Cancellation
+    ) -> AsyncIterator[Document]:
+        """The build's documents; what it came to is in the history when the last one is out."""
+        if build.options.structured:
+            yield {"build": record.id}
+        failure = "the client left"
+        try:
+            async with contextlib.aclosing(self._documents(build, names, cancellation)) as documents:
+                async for document in documents:
+                    failure = document.get("error", failure)
+                    yield document
+            if build.image:
+                failure = ""
+        except CortenError as error:
+            failure = error.message
+            raise
+        finally:
+            finish_record(record, build, failure, cancelled=cancellation.is_cancelled and failure == "the client left")
+            await asyncio.shield(run_blocking(self.history.put, record, build.steps.log()))
+
+    async def _documents(
+        self, build: Build, names: list[reference.Reference], cancellation: Cancellation
+    ) -> AsyncGenerator[Document, None]:
+        told = False
+
+        try:
+            async with contextlib.aclosing(iterate_in_thread(build.documents, cancellation.cancel)) as documents:
+                async for document in documents:
+                    told = True
+                    yield document
+        except BuildFailed as error:
+            yield {"errorDetail": {"code": error.code, "message": error.message}, "error": error.message}
+            return
+        except Cancelled as error:
+            if not told:
+                raise
+            yield {"errorDetail": {"message": error.message}, "error": error.message}
+            return
+        for name in names:
+            await self._images.tag(build.image, name.repository, name.tag)
+            if build.options.structured:
+                yield {"tagged": name.familiar}
+            elif not build.options.quiet:
+                yield {"stream": f"Successfully tagged {name.familiar}\n"}
+
+    def cancel(self, build_id: str) -> None:
+        """End a build by the id that its client gave; one that is not there has ended."""
+        if not build_id:
+            raise InvalidParameter("build ID not provided")
+        cancellation = self._by_id.get(build_id)
+        if cancellation is not None:
+            cancellation.cancel()
+
+    # -- cache --------------------------------------------------------------------------------------------------------
+
+    async def usage(self) -> list[Document]:
+        """Rows of ``system df``."""
+        return await run_blocking(self._usage.rows, self._busy())
+
+    async def prune(self, *, everything: bool, space: PruneSpace, wanted: filtering.Filters) -> Document:
+        """Forget steps and cache mounts.
+
+        everything: also what images that have names are made of; space: so much may stay, what was used last
+        Errors: InvalidParameter for an unknown filter.
+        """
+        filtering.check_known(
+            wanted, ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
+        )
+        chosen = self._usage.matcher(wanted, _until(wanted))
+        deleted, reclaimed = await run_blocking(
+            lambda: self._usage.prune(
+                chosen,
+                everything=everything,
+                space=Space(space.reserved, space.max_used, space.min_free),
+                busy=self._busy(),
+                remove=self._remove_image,
+            )
+        )
+        self._events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
+        return {"CachesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
+
+    def _busy(self) -> set[str]:
+        return self._template.locks.in_use() if self._template is not None else set()
+
+    def _remove_image(self, image_id: str) -> bool:
+        """An image without a name that nothing needs; whether it went."""
+        try:
+            self._store.remove(image_id, force=False, prune=False, in_use=self._images.in_use)
+        except CortenError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Cancel everything and wait until nothing of it runs."""
+        for cancellation in list(self._running):
+            cancellation.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(15):
+                while self._running:
+                    self._idle.clear()
+                    await self._idle.wait()
+        self.cache.close()
+        self.history.close()
+
+
+def _until(wanted: filtering.Filters) -> int | None:
+    """Nanoseconds since the epoch; None without a bound."""
+    for name in ("until", "unused-for"):
+        if name in wanted:
+            return filtering.parse_until({"until": wanted[name]})
+    return None
+
+
+def target_names(tags: tuple[str, ...]) -> list[reference.Reference]:
+    """The names of the result, each once.  Errors: InvalidParameter."""
+    found: dict[str, reference.Reference] = {}
+    for tag in tags:
+        name = reference.parse(tag)
+        if name.digest:
+            raise InvalidParameter("build tag cannot contain a digest")
+        name = name.with_default_tag()
+        found[name.canonical] = name
+    return list(found.values())
+
+
+def _options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
+    if query.platform:
+        parse_platform(query.platform)
+    if query.network.startswith("container:") and len(query.network) == len("container:"):
+        raise InvalidParameter("invalid network mode: a container is missing in container:<name|id>")
+    return BuildOptions(
+        dockerfile=query.dockerfile,
+        tags=query.tags,
+        target=query.target,
+        arguments=query.arguments,
+        labels=query.labels,
+        no_cache=query.no_cache,
+        pull=query.pull,
+        cache_from=query.cache_from,
+        quiet=query.quiet,
+        remove=query.remove,
+        force_remove=query.force_remove,
+        network=query.network,
+        platform=query.platform,
+        limits=Limits(
+            memory=query.memory,
+            memory_swap=query.memory_swap,
+            cpu_shares=query.cpu_shares,
+            cpu_period=query.cpu_period,
+            cpu_quota=query.cpu_quota,
+            cpuset_cpus=query.cpuset_cpus,
+            cpuset_mems=query.cpuset_mems,
+            shm_size=query.shm_size,
+            ulimits=tuple((item.name, item.soft, item.hard) for item in query.ulimits),
+            cgroup_parent=query.cgroup_parent,
+            extra_hosts=query.extra_hosts,
+        ),
+        secrets=request.secrets,
+        agents=request.agents,
+        explain=query.explain,
+        structured=request.structured,
+        allow=frozenset(request.allow),
+        fresh_stages=frozenset(request.no_cache_filter),
+        squash=request.squash or query.squash,
+        rewrite_times=request.rewrite_times,
+    )
