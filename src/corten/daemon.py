@@ -12,10 +12,15 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from corten import __version__, config
 from corten.config import Config
 from corten.errors import CortenError
+
+if TYPE_CHECKING:
+    from corten.engine.engine import Engine
+    from corten.network.outside import Outside
 
 logger = logging.getLogger("corten.daemon")
 
@@ -63,21 +68,48 @@ async def _leave_when_idle(engine: object, server: object, seconds: int, stop: a
             stop.set()
 
 
-async def _serve(settings: Config) -> None:
+def _reload(engine: Engine, arguments: list[str]) -> None:
+    """Take from the configuration file what can change at run time (SIGHUP)."""
+    try:
+        wanted, changed, needs_restart = config.reload(arguments, engine.config)
+    except CortenError as error:
+        logger.error("SIGHUP: the configuration stays as it is: %s", error)
+        return
+    for name in needs_restart:
+        logger.warning("SIGHUP: %s changes only when the daemon is started again", name.replace("_", "-"))
+    logging.getLogger().setLevel(config.LOG_LEVELS[wanted.log_level])
+    engine.reload(wanted)
+    shown = ", ".join(f"{name.replace('_', '-')}={getattr(wanted, name)!r}" for name in changed)
+    logger.info("SIGHUP: configuration reloaded: %s", shown or "nothing has changed")
+
+
+async def _serve(settings: Config, arguments: list[str], pid: int, outside: Outside | None) -> None:
     # heavy imports happen here, after bad arguments have been refused
     from corten.api.server import Server
+    from corten.api.tcp import TcpOptions
+    from corten.engine import open_files
     from corten.engine.engine import Engine
 
-    engine = await Engine.open(settings)
-    server = Server(engine, settings.hosts, group=settings.group)
+    open_files.raise_limit()
+    engine = await Engine.open(settings, outside)
+    tcp = TcpOptions(
+        tls=settings.tls,
+        verify=settings.tlsverify,
+        ca=settings.tlscacert,
+        cert=settings.tlscert,
+        key=settings.tlskey,
+        allow_unauthenticated=settings.allow_unauthenticated_tcp,
+        names=settings.tcp_names,
+    )
+    server = Server(engine, settings.hosts, group=settings.group, tcp=tcp, metrics_address=settings.metrics_addr)
+    server.describe(engine.metrics)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(
-        signal.SIGHUP, lambda: logger.info("SIGHUP: nothing of this configuration can change at run time")
-    )
+    loop.add_signal_handler(signal.SIGHUP, _reload, engine, arguments)
     try:
+        _write_pidfile(settings.pidfile, pid)
         await server.start()
         gc.collect()
         gc.freeze()
@@ -95,22 +127,46 @@ async def _serve(settings: Config) -> None:
         await engine.close()
 
 
-def _write_pidfile(path: Path | None) -> None:
+def _write_pidfile(path: Path | None, pid: int) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{os.getpid()}\n")
+        path.write_text(f"{pid}\n")
+
+
+def _remove_pidfile(path: Path) -> None:
+    """Unless it names another daemon, which is why this one did not start."""
+    with contextlib.suppress(OSError):
+        if path.read_text() == f"{os.getpid()}\n":
+            path.unlink()
+
+
+def _run(settings: Config, arguments: list[str], pid: int, outside: Outside | None = None) -> int:
+    """The daemon itself.
+
+    pid:     of the process that is to be told to end
+    outside: the host's network, for a daemon that lives in one of its user
+    Errors: CortenError, OSError.
+    """
+    asyncio.run(_serve(settings, arguments, pid, outside))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; 1 when it cannot start."""
     settings = None
     try:
-        settings = config.load(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        settings = config.load(given)
         _set_up_logging(settings)
-        _write_pidfile(settings.pidfile)
         _adjust_oom_score(settings.oom_score_adjust)
+        config.export_proxies(settings)
         os.umask(0o022)
-        asyncio.run(_serve(settings))
+        pid = os.getpid()
+        if not settings.rootless:
+            return _run(settings, given, pid)
+        from corten.rootless import supervisor
+
+        return supervisor.run(settings.exec_root, lambda outside: _run(settings, given, pid, outside))
     except CortenError as error:
         print(f"cortend: {error}", file=sys.stderr)
         return 1
@@ -119,9 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         if settings is not None and settings.pidfile is not None:
-            with contextlib.suppress(OSError):
-                settings.pidfile.unlink()
-    return 0
+            _remove_pidfile(settings.pidfile)
 
 
 if __name__ == "__main__":

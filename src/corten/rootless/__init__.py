@@ -1,0 +1,1 @@
+"""Containers without root's rights: the namespaces of an ordinary user's daemon."""
