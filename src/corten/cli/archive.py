@@ -29,7 +29,7 @@ _NO_XATTR = (errno.ENOTSUP, errno.EPERM, errno.EINVAL)
 # -- making ---------------------------------------------------------------------------------------------------------
 
 
-def _header(path: str, name: str, links: dict[tuple[int, int], str]) -> tuple[tarfile.TarInfo, os.stat_result] | None:
+def header_of(path: str, name: str, links: dict[tuple[int, int], str]) -> tuple[tarfile.TarInfo, os.stat_result] | None:
     status = os.lstat(path)
     mode = status.st_mode
     if stat.S_ISSOCK(mode):
@@ -63,7 +63,7 @@ def _header(path: str, name: str, links: dict[tuple[int, int], str]) -> tuple[ta
     return header, status
 
 
-def _contents(path: str, size: int) -> Iterator[bytes]:
+def contents(path: str, size: int) -> Iterator[bytes]:
     with open(path, "rb", buffering=0) as file:
         left = size
         while left:
@@ -93,13 +93,13 @@ def pack(path: str, name: str) -> Iterator[bytes]:
     """
     links: dict[tuple[int, int], str] = {}
     for each, inside in _entries(path, name):
-        found = _header(each, inside, links)
+        found = header_of(each, inside, links)
         if found is None:
             continue
         header, _ = found
         yield header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if header.isreg() and header.size:
-            yield from _contents(each, header.size)
+            yield from contents(each, header.size)
     yield bytes(2 * _BLOCK)
 
 

@@ -17,6 +17,7 @@ class Context:
     """One run of the command.
 
     host:  the address given with ``-H``, or nothing
+    tls:   what the ``--tls`` flags say; None when there are none: the environment decides
     name:  the command as it was called: "run" or "container run"
     log_level: warnings are printed up to "warn"; an automatically started daemon logs from this level on
     """
@@ -26,11 +27,13 @@ class Context:
         host: str = "",
         *,
         name: str = "",
+        tls: address.Tls | None = None,
         log_level: str = "info",
         out: TextIO | None = None,
         err: TextIO | None = None,
     ) -> None:
         self.host = host
+        self.tls = tls
         self.name = name
         self.log_level = log_level
         self.starts_daemon = True
@@ -46,7 +49,7 @@ class Context:
         """
         if self._api is None:
             host = address.chosen_host(self.host)
-            api = Api(host)
+            api = Api(host, self.tls)
             if not host and self.starts_daemon and not is_listening(api.transport.path):
                 from corten.client.autostart import start_daemon
 

@@ -60,7 +60,7 @@ def overview(flags: Iterable[Flag]) -> str:
         "Common Commands:\n"
         + _rows((name, registry.summary_of(name)) for name in registry.COMMON)
         + "\nManagement Commands:\n"
-        + _rows(registry.GROUPS.items())
+        + _rows((name, summary) for name, summary in registry.GROUPS.items() if " " not in name)
         + "\nCommands:\n"
         + _rows((name, registry.summary_of(name)) for name in others)
         + "\nGlobal Options:\n"
@@ -75,10 +75,9 @@ def overview(flags: Iterable[Flag]) -> str:
 
 def group(name: str) -> str:
     """``corten container --help``."""
-    members = [command for command in registry.COMMANDS if command.startswith(f"{name} ")]
     return (
         f"Usage:  corten {name} COMMAND\n\n{registry.GROUPS[name]}\n\nCommands:\n"
-        + _rows((command.split()[1], registry.summary_of(command)) for command in members)
+        + _rows(registry.members(name))
         + f"\nRun 'corten {name} COMMAND --help' for more information on a command.\n"
     )
 

@@ -11,6 +11,7 @@ from corten.cli.command import ArgumentCount
 from corten.cli.context import Context
 from corten.cli.exit_codes import ExitStatus
 from corten.cli.messages import describe
+from corten.client.address import Tls
 from corten.errors import CortenError
 
 TYPE_CHECKING = False
@@ -37,6 +38,11 @@ GLOBAL_FLAGS = (
         metavar="string",
         default="info",
     ),
+    flags.switch("tls", "", "Use TLS on TCP; implied by --tlsverify"),
+    flags.text("tlscacert", "", 'Trust a daemon whose certificate it signed (default "~/.docker/ca.pem")'),
+    flags.text("tlscert", "", 'TLS certificate of this client (default "~/.docker/cert.pem")'),
+    flags.text("tlskey", "", 'Key of the certificate (default "~/.docker/key.pem")'),
+    flags.switch("tlsverify", "", "Use TLS on TCP and verify the daemon"),
     flags.switch("version", "v", "Print version information and quit"),
 )
 
@@ -54,8 +60,8 @@ def _hint(name: str) -> str:
 
 
 def _unknown(words: list[str]) -> ExitStatus:
-    group = words[0] if words[0] in registry.GROUPS else ""
-    wrong = " ".join(words[:2]) if group else words[0]
+    group = registry.group_of(words)
+    wrong = " ".join(words[: len(group.split()) + 1])
     return ExitStatus(exit_codes.GENERAL, f"corten: unknown command: corten {wrong}\n{_hint(group)}")
 
 
@@ -66,10 +72,27 @@ def _show_group_help(words: list[str]) -> bool:
     if not words or words[0] in ("--help", "-h"):
         sys.stdout.write(texts.overview(GLOBAL_FLAGS))
         return True
-    if words[0] in registry.GROUPS and (len(words) == 1 or words[1] in ("--help", "-h")):
-        sys.stdout.write(texts.group(words[0]))
+    group = registry.group_of(words)
+    rest = words[len(group.split()) :]
+    if group and (not rest or rest[0] in ("--help", "-h")):
+        sys.stdout.write(texts.group(group))
         return True
     return False
+
+
+def _tls(options: flags.Options) -> Tls | None:
+    """What the flags say; None when they say nothing."""
+    files = [options.text(name) for name in ("tlscacert", "tlscert", "tlskey")]
+    if not (options.switch("tls") or options.switch("tlsverify") or any(files)):
+        return None
+    from_environment = Tls.from_environment()
+    return Tls(
+        on=options.switch("tls") or from_environment.on or any(files),
+        verify=options.switch("tlsverify") or from_environment.verify,
+        ca=files[0],
+        cert=files[1],
+        key=files[2],
+    )
 
 
 def _dispatch(words: list[str]) -> int:
@@ -85,8 +108,9 @@ def _dispatch(words: list[str]) -> int:
 
         sys.stdout.write(f"Corten version {__version__}\n")
         return 0
+    tls = _tls(options)
     if words[:1] == ["__complete"]:
-        return _complete(Context(options.text("host")), words[1:])
+        return _complete(Context(options.text("host"), tls=tls), words[1:])
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     name, rest = registry.find(words)
@@ -94,7 +118,7 @@ def _dispatch(words: list[str]) -> int:
         if _show_group_help(words):
             return 0
         raise _unknown(words)
-    context = Context(options.text("host"), name=name, log_level=options.text("log-level"))
+    context = Context(options.text("host"), name=name, tls=tls, log_level=options.text("log-level"))
     try:
         return _run(context, load(name), rest)
     except (CortenError, ExitStatus, BrokenPipeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from corten.cli.units import decimal_size
 from corten.errors import SystemFailure
@@ -14,13 +15,19 @@ if TYPE_CHECKING:
     from corten.client.response import Response
 
 
-class _Display:
+_BAR = 50
+_SHORTEST_BAR = 8
+_BESIDE_BAR = 56  # columns for id, state and sizes
+
+
+class Display:
     """Lines on a terminal: those with an id are redrawn in their place."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._is_terminal = out.isatty()
         self._rows: dict[str, int] = {}
+        self._columns = shutil.get_terminal_size((80, 24)).columns if self._is_terminal else 0
 
     def show(self, document: dict[str, Any]) -> None:
         if "stream" in document:
@@ -31,7 +38,7 @@ class _Display:
         if status is None:
             return
         identifier = document.get("id") or ""
-        progress = _amount(document.get("progressDetail") or {})
+        progress = amount(document.get("progressDetail") or {}, self._columns)
         text = (f"{identifier}: " if identifier else "") + status + (f" {progress}" if progress else "")
         if not self._is_terminal:
             if not progress:
@@ -49,12 +56,20 @@ class _Display:
         self._out.write(f"\x1b[{up}A\x1b[2K\r{text}\x1b[{up}B\r")
 
 
-def _amount(detail: dict[str, Any]) -> str:
-    """ "12.5MB/61.2MB"."""
+def amount(detail: dict[str, Any], columns: int) -> str:
+    """ "[=====>     ]  12.5MB/61.2MB"; without the bar where the line has no room for it."""
     current, total = detail.get("current") or 0, detail.get("total") or 0
     if current <= 0 and total <= 0:
         return ""
-    return f"{decimal_size(current)}/{decimal_size(total)}" if total > 0 else decimal_size(current)
+    if total <= 0:
+        return decimal_size(current)
+    amount = f"{decimal_size(current)}/{decimal_size(total)}"
+    width = min(_BAR, columns - _BESIDE_BAR)
+    if width < _SHORTEST_BAR:
+        return amount
+    filled = min(width, width * current // total)
+    drawn = "=" * filled + (">" if filled < width else "")
+    return f"[{drawn:<{width}}]  {amount}"
 
 
 def show_progress(response: Response, out: TextIO | None) -> dict[str, Any]:
@@ -64,7 +79,7 @@ def show_progress(response: Response, out: TextIO | None) -> dict[str, Any]:
 
     Errors: SystemFailure with the daemon's words when it reports an error in the stream.
     """
-    display = _Display(out) if out is not None else None
+    display = Display(out) if out is not None else None
     aux: dict[str, Any] = {}
     for line in response.lines():
         if not line.strip():

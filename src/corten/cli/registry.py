@@ -39,27 +39,62 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "image load": ("image_make", "LOAD", "Take in images from an archive"),
     "image ls": ("image", "LIST", "List images"),
     "image prune": ("prune", "IMAGE", "Remove images that nothing uses"),
+    "image pull": ("image_transfer", "PULL", "Get an image from a registry"),
+    "image push": ("image_transfer", "PUSH", "Send an image to a registry"),
     "image rm": ("image", "REMOVE", "Remove images, or names of images"),
     "image save": ("image_make", "SAVE", "Write images to an archive"),
     "image tag": ("image", "TAG", "Give an image a further name"),
+    "network connect": ("network", "CONNECT", "Connect a container to a network"),
+    "network create": ("network", "CREATE", "Make a network"),
+    "network disconnect": ("network", "DISCONNECT", "Take a container out of a network"),
+    "network inspect": ("inspect", "NETWORK", "Show everything known of networks"),
+    "network ls": ("network", "LIST", "List networks"),
+    "network prune": ("prune", "NETWORK", "Remove networks that nothing uses"),
+    "network rm": ("network", "REMOVE", "Remove networks"),
+    "system check": ("system_check", "CHECK", "Find damaged, lost and forgotten content, and repair it"),
     "system df": ("disk_usage", "DISK_USAGE", "Show how much space images, containers and volumes take"),
     "system events": ("system", "EVENTS", "Show what happens, as it happens"),
     "system info": ("system", "INFO", "Show the daemon's configuration and its host"),
+    "system mirrors": ("system_mirrors", "MIRRORS", "Show or change the mirrors of Docker Hub"),
     "system prune": ("prune", "SYSTEM", "Remove everything that nothing uses"),
     "volume create": ("volume", "CREATE", "Make a volume"),
     "volume inspect": ("inspect", "VOLUME", "Show everything known of volumes"),
     "volume ls": ("volume", "LIST", "List volumes"),
     "volume prune": ("prune", "VOLUME", "Remove volumes that nothing uses"),
     "volume rm": ("volume", "REMOVE", "Remove volumes"),
-    "inspect": ("inspect", "ANY", "Show everything known of containers, images or volumes"),
+    "manifest annotate": ("manifest", "ANNOTATE", "Say what platform an image of a manifest list is for"),
+    "manifest create": ("manifest", "CREATE", "Make a manifest list of images in registries"),
+    "manifest inspect": ("manifest", "INSPECT", "Show a manifest or manifest list"),
+    "manifest push": ("manifest", "PUSH", "Send a manifest list to its registry"),
+    "manifest rm": ("manifest", "REMOVE", "Remove manifest lists that were made here"),
+    "builder build": ("build", "BUILD", "Make an image as a Dockerfile says"),
+    "builder du": ("builder", "USED", "Show what the builds' cache takes"),
+    "builder history inspect": ("builder", "INSPECT", "Show how a build was asked for and what it used"),
+    "builder history logs": ("builder", "LOGS", "Show what a build has said"),
+    "builder history ls": ("builder", "HISTORY", "List the builds of this daemon"),
+    "builder history rm": ("builder", "FORGET", "Remove builds from the history"),
+    "builder prune": ("builder", "PRUNE", "Remove what builds have kept for later ones"),
+    "registry gc": ("registry_server", "COLLECT", "Delete what no image of a registry needs"),
+    "registry serve": ("registry_server", "SERVE", "Serve a registry from a directory of this machine"),
+    "copy": ("manifest", "COPY", "Copy an image from one registry to another"),
+    "login": ("login", "LOGIN", "Log in to a registry"),
+    "logout": ("login", "LOGOUT", "Forget the credentials of a registry"),
+    "search": ("image_transfer", "SEARCH", "Search for images on Docker Hub or another host"),
+    "inspect": ("inspect", "ANY", "Show everything known of containers, images, networks or volumes"),
+    "xray": ("xray", "XRAY", "Show what a container, or this host, is made of"),
     "version": ("system", "VERSION", "Show the versions of this command and of the daemon"),
     "daemon": ("system", "DAEMON", "Run the daemon in the foreground (the same as cortend)"),
     "completion": ("completion", "COMPLETION", "Print a script that completes commands in a shell"),
 }
 
 GROUPS: dict[str, str] = {
+    "builder": "Build images and manage the builds' cache",
+    "builder history": "Look at what was built",
     "container": "Manage containers",
     "image": "Manage images",
+    "network": "Manage networks",
+    "manifest": "Manage manifests and manifest lists in registries",
+    "registry": "Run a registry of one's own",
     "system": "Manage Corten",
     "volume": "Manage volumes",
 }
@@ -71,7 +106,9 @@ ALIASES: dict[str, str] = {
         for name in COMMANDS
         if name.startswith("container ") and name not in ("container ls", "container inspect", "container prune")
     },
-    **{f"{name}": f"image {name}" for name in ("history", "import", "load", "save", "tag")},
+    **{f"{name}": f"image {name}" for name in ("history", "import", "load", "pull", "push", "save", "tag")},
+    "build": "builder build",
+    "image build": "builder build",
     "ps": "container ls",
     "images": "image ls",
     "rmi": "image rm",
@@ -82,11 +119,13 @@ ALIASES: dict[str, str] = {
     "container remove": "container rm",
     "image list": "image ls",
     "image remove": "image rm",
+    "network list": "network ls",
+    "network remove": "network rm",
     "volume list": "volume ls",
     "volume remove": "volume rm",
 }
 
-COMMON = ("run", "exec", "ps", "images", "logs", "version", "info")
+COMMON = ("run", "exec", "ps", "build", "images", "pull", "push", "logs", "version", "info")
 
 
 def canonical(name: str) -> str:
@@ -96,9 +135,25 @@ def canonical(name: str) -> str:
     return ALIASES.get(name, "")
 
 
+def group_of(words: list[str]) -> str:
+    """The longest name of a group that ``words`` begin with, or nothing."""
+    return next((name for count in (2, 1) if (name := " ".join(words[:count])) in GROUPS), "")
+
+
+def members(group: str) -> list[tuple[str, str]]:
+    """(word, summary) of a group's commands and of the groups in it."""
+    prefix = f"{group} "
+    names = {**{name: COMMANDS[name][2] for name in COMMANDS}, **GROUPS}
+    return sorted(
+        (name.removeprefix(prefix), summary)
+        for name, summary in names.items()
+        if name.startswith(prefix) and " " not in name.removeprefix(prefix)
+    )
+
+
 def find(words: list[str]) -> tuple[str, list[str]]:
     """The longest name of a command at the start of ``words``, and what follows it; ("", words) when there is none."""
-    for count in (2, 1):
+    for count in (3, 2, 1):
         name = " ".join(words[:count])
         if len(words) >= count and canonical(name):
             return name, words[count:]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from corten.client.containers import ExecResult as ExecResult
     from corten.client.containers import ProgramFailed as ProgramFailed
     from corten.client.images import Image as Image
+    from corten.client.networks import Network as Network
     from corten.client.volumes import Volume as Volume
 
 _HOMES = {
@@ -27,9 +28,10 @@ _HOMES = {
     "ExecResult": "containers",
     "ProgramFailed": "containers",
     "Image": "images",
+    "Network": "networks",
     "Volume": "volumes",
 }
-__all__ = ["Client", "Container", "ExecResult", "Image", "ProgramFailed", "Volume", "connect"]
+__all__ = ["Client", "Container", "ExecResult", "Image", "Network", "ProgramFailed", "Volume", "connect"]
 
 
 def __getattr__(name: str) -> object:

@@ -67,16 +67,17 @@ def query_string(query: Query) -> str:
 class Api:
     """One daemon.
 
-    host: ``unix:///path``; without it ``CORTEN_HOST``, else this user's default socket
+    host: ``unix:///path`` or ``tcp://host:port``; without it ``CORTEN_HOST``, else this user's default socket
+    tls:  of TCP; without it ``CORTEN_TLS_VERIFY``, ``CORTEN_TLS`` and ``CORTEN_CERT_PATH`` decide
 
     >>> api = Api("unix:///run/corten/corten.sock")
     >>> api.get("/containers/json", {"all": True})        # doctest: +SKIP
     [...]
     """
 
-    def __init__(self, host: str = "") -> None:
+    def __init__(self, host: str = "", tls: address.Tls | None = None) -> None:
         self.host = address.chosen_host(host) or address.default_host()
-        self.transport = Transport(address.socket_path(self.host))
+        self.transport = Transport(address.parse(self.host, tls))
 
     def send(
         self,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from corten.client import address
+from corten import places
 from corten.client.transport import is_listening
 from corten.errors import CortenError, Unavailable
 
@@ -29,11 +29,19 @@ _POLL_S = 0.01
 _LAST_LINES = 10
 
 
+def _make(directory: str) -> None:
+    """One of the daemon's directories.  Errors: OSError, SystemFailure."""
+    if places.is_rootless():
+        places.make_private(directory)
+    else:
+        os.makedirs(directory, mode=0o711, exist_ok=True)
+
+
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
     """Only one command at a time starts a daemon."""
     try:
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        _make(directory)
         fd = os.open(os.path.join(directory, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Unavailable(f"cannot start the Corten daemon: {error.strerror}: {error.filename}") from error
@@ -49,7 +57,7 @@ def _open_log(directories: Sequence[str]) -> tuple[int, str]:
     for directory in directories:
         path = os.path.join(directory, "cortend.log")
         with contextlib.suppress(OSError):
-            os.makedirs(directory, mode=0o711, exist_ok=True)
+            _make(directory)
             return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640), path
     raise Unavailable(f"cannot start the Corten daemon: {directories[0]} is not writable")
 
@@ -87,7 +95,7 @@ def start_daemon(
     with _locked(os.path.dirname(path)):
         if is_listening(path):
             return  # another command was faster
-        log, log_path = _open_log(log_directories or (address.data_root(), os.path.dirname(path)))
+        log, log_path = _open_log(log_directories or (places.data_root(), os.path.dirname(path)))
         start = os.fstat(log).st_size
         try:
             # a session of its own: the terminal's signals are not for it

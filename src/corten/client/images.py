@@ -9,6 +9,8 @@ from typing import Any
 
 from corten.client.api import TAR, Api, path_of
 from corten.client.references import split_reference
+from corten.client.transfers import open_pull, open_push
+from corten.dockerapi.registry_auth import RegistryAuth
 from corten.errors import SystemFailure
 
 Document = dict[str, Any]
@@ -78,6 +80,32 @@ class Images:
             lines = "".join(document.get("stream", "") for document in _progress(response.lines())).splitlines()
         marks = ("Loaded image: ", "Loaded image ID: ")
         return [line.removeprefix(mark) for line in lines for mark in marks if line.startswith(mark)]
+
+    def pull(self, reference: str, *, platform: str = "", auth: RegistryAuth | None = None) -> Image:
+        """Get an image from its registry; without a tag it is ``latest``.
+
+        platform: "linux/arm64"; auth: None takes what Docker's ``config.json`` has for the registry
+        Errors: NotFound, Unauthorized; SystemFailure with the daemon's words when it fails on the way.
+        """
+        with open_pull(self._api, reference, platform=platform, auth=auth) as response:
+            for _ in _progress(response.lines()):
+                pass
+        return self.get(reference)
+
+    def push(self, reference: str, *, auth: RegistryAuth | None = None) -> str:
+        """Send an image to its registry; the digest of its manifest there.
+
+        Errors: NotFound, Unauthorized; SystemFailure with the daemon's words.
+        """
+        digest = ""
+        with open_push(self._api, reference, auth=auth) as response:
+            for document in _progress(response.lines()):
+                digest = (document.get("aux") or {}).get("Digest") or digest
+        return digest
+
+    def search(self, term: str, *, limit: int = 0) -> Documents:
+        """Repositories on Docker Hub (or "host/term") that a word fits."""
+        return [*self._api.get("/images/search", {"term": term, "limit": limit or None})]
 
     def save(self, references: Sequence[str], *, format: str = "docker") -> Iterator[bytes]:
         """The images as one archive: "docker" (an OCI layout too) or "oci".

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+PublishedPort = int | tuple[str, int] | None
+
 
 class ContainerOptions(TypedDict, total=False):
     """Keywords of ``Containers.create`` and ``Containers.run``; sizes in bytes, times in seconds.
 
     volumes:     "SOURCE:TARGET[:ro]", or "TARGET" for an anonymous volume
     mounts:      entries of ``HostConfig.Mounts``, for what ``volumes`` cannot say
-    network:     "none", "host", "container:NAME"
+    network:     a network's name, "none", "host", "container:NAME"
+    aliases:     further names in that network
+    ports:       port of the container ("80", "53/udp") -> port of the host, (address, port), or None for any
+    network_rate: bytes a second that each interface may receive and send
     restart:     "no", "always", "unless-stopped", "on-failure[:RETRIES]"
     auto_remove: the daemon removes the container when its program has ended
     config:      further fields of the create document, as the API description names them
@@ -37,6 +42,9 @@ class ContainerOptions(TypedDict, total=False):
     cpus: float
     pids_limit: int
     network: str
+    aliases: Sequence[str]
+    ports: Mapping[str, PublishedPort]
+    network_rate: int
     restart: str
     init: bool
     privileged: bool
@@ -86,6 +94,15 @@ def _restart(text: str) -> dict[str, Any]:
     return {"Name": name, "MaximumRetryCount": int(count or 0)}
 
 
+def _port(text: str) -> str:
+    return text if "/" in text else f"{text}/tcp"
+
+
+def _binding(place: PublishedPort) -> dict[str, str]:
+    address, port = place if isinstance(place, tuple) else ("", place)
+    return {"HostIp": address, "HostPort": str(port or "")}
+
+
 def create_document(
     image: str, command: str | Sequence[str] | None, options: ContainerOptions
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -116,6 +133,14 @@ def create_document(
     if volumes:
         document["Volumes"] = {volume: {} for volume in volumes if ":" not in volume}
         host["Binds"] = [volume for volume in volumes if ":" in volume]
+    if given.get("network_rate"):
+        host["NetworkRate"] = {"Ingress": given["network_rate"], "Egress": given["network_rate"]}
+    if "ports" in given:
+        bindings = {_port(port): [_binding(place)] for port, place in given["ports"].items()}
+        host["PortBindings"], document["ExposedPorts"] = bindings, {port: {} for port in bindings}
+    if given.get("aliases"):
+        endpoint = {"Aliases": list(given["aliases"])}
+        document["NetworkingConfig"] = {"EndpointsConfig": {given.get("network", "default"): endpoint}}
     document |= given.get("config", {})
     document["HostConfig"] = {**host, **given.get("host_config", {})}
     query = {key: given[key] for key in ("name", "platform") if given.get(key)}

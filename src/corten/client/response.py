@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Iterator
 
-from corten.errors import DataLoss
+from corten.errors import DataLoss, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself costs 3 ms at start-up
@@ -287,6 +287,12 @@ class PendingResponse:
                 raise TimeoutError("the daemon has not answered")
         try:
             return self._read_head()
+        except (DataLoss, ConnectionError) as error:
+            problem = getattr(reader.sock, "problem", "")
+            reader.sock.close()
+            if problem:
+                raise Unavailable(problem) from error
+            raise
         except BaseException:
             reader.sock.close()
             raise

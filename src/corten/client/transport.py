@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a unix socket: one connection per request, streams both ways.
+"""HTTP/1.1 over a unix socket, or over TCP with or without TLS: one connection per request, streams both ways.
 
 The standard ``http.client`` pulls in the ``email`` package and costs more time than a whole ``corten ps``; what a
 client of one known server needs is small.  Source: RFC 9112.
@@ -11,6 +11,7 @@ import select
 import socket
 from collections.abc import Iterable
 
+from corten.client.address import Address
 from corten.client.response import GONE, PendingResponse, Reader, Response
 from corten.errors import Forbidden, Unavailable
 
@@ -18,12 +19,34 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Body = bytes | Iterable[bytes] | None
 
+_CONNECT_WITHIN_S = 30.0
 
-def connect(path: str) -> socket.socket:
+
+def connect(address: Address) -> socket.socket:
     """A connected stream socket.
 
-    Errors: Unavailable when nobody listens, Forbidden when the socket may not be opened.
+    Errors: Unavailable when nobody listens or is not who it should be, Forbidden when the socket may not be opened,
+    InvalidParameter for a certificate that cannot be used.
     """
+    if address.path:
+        return connect_unix(address.path)
+    if address.tls.on:
+        from corten.client.tls import connect as connect_tls  # ssl costs 5 ms that only its users pay
+
+        return connect_tls(address)
+    try:
+        sock = socket.create_connection((address.host, address.port), timeout=_CONNECT_WITHIN_S)
+    except OSError as error:
+        raise Unavailable(
+            f"Cannot connect to the Corten daemon at {address.text}. Is the daemon running?", errno=error.errno
+        ) from error
+    sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
+
+
+def connect_unix(path: str) -> socket.socket:
+    """As ``connect``, to a unix socket."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(path)
@@ -46,7 +69,7 @@ def is_listening(path: str) -> bool:
     Errors: Forbidden; Unavailable for any other reason than that nobody is there.
     """
     try:
-        connect(path).close()
+        connect_unix(path).close()
     except Unavailable as error:
         if error.context.get("errno") not in (errno.ECONNREFUSED, errno.ENOENT):
             raise
@@ -55,12 +78,16 @@ def is_listening(path: str) -> bool:
 
 
 class Transport:
-    """Requests to one socket.  Safe to share between threads: each request has its own connection."""
+    """Requests to one daemon.  Safe to share between threads: each request has its own connection.
 
-    __slots__ = ("path",)
+    path: of its unix socket; empty for TCP
+    """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    __slots__ = ("address", "path")
+
+    def __init__(self, address: Address | str) -> None:
+        self.address = Address(f"unix://{address}", path=address) if isinstance(address, str) else address
+        self.path = self.address.path
 
     def send(
         self,
@@ -79,7 +106,7 @@ class Transport:
 
         Errors: as ``connect``.
         """
-        lines = [f"{method} {target} HTTP/1.1", "Host: corten", "User-Agent: corten"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.address.host_header}", "User-Agent: corten"]
         lines += [f"{name}: {value}" for name, value in headers]
         lines += ["Connection: Upgrade", "Upgrade: tcp"] if upgrade else ["Connection: close"]
         if isinstance(body, bytes):
@@ -89,7 +116,7 @@ class Transport:
         elif method in ("POST", "PUT"):
             lines.append("Content-Length: 0")
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-        sock = connect(self.path)
+        sock = connect(self.address)
         reader = Reader(sock)
         try:
             if body is None or isinstance(body, bytes):

@@ -29,7 +29,14 @@ complete -c corten -f -a '(corten __complete (commandline -opc)[2..] (commandlin
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 # words of a command's usage -> what stands there
-_KINDS = {"CONTAINER": "container", "IMAGE": "image", "SOURCE_IMAGE": "image", "VOLUME": "volume", "NAME|ID": "any"}
+_KINDS = {
+    "CONTAINER": "container",
+    "CONTAINER|host": "container",
+    "IMAGE": "image",
+    "SOURCE_IMAGE": "image",
+    "VOLUME": "volume",
+    "NAME|ID": "any",
+}
 
 
 def _print_script(context: Context, _options: flags.Options, arguments: list[str]) -> None:
@@ -55,8 +62,8 @@ def _names(context: Context, kind: str) -> Iterable[str]:
 def _commands(group: str) -> Iterable[str]:
     every = (*registry.COMMANDS, *registry.ALIASES)
     if group:
-        return (name.split()[1] for name in every if name.startswith(f"{group} "))
-    return (*(name for name in every if " " not in name), *registry.GROUPS)
+        return (name.removeprefix(f"{group} ").split()[0] for name in every if name.startswith(f"{group} "))
+    return (*(name for name in every if " " not in name), *(name for name in registry.GROUPS if " " not in name))
 
 
 def candidates(context: Context, words: list[str]) -> list[str]:
@@ -64,8 +71,8 @@ def candidates(context: Context, words: list[str]) -> list[str]:
     *before, current = words or [""]
     name, rest = registry.find(before)
     if not name:
-        group = before[0] if before else ""
-        found = _commands(group) if not group or group in registry.GROUPS else ()
+        group = registry.group_of(before)
+        found = _commands(group) if len(group.split()) == len(before) else ()
     elif current.startswith("-"):
         from corten.cli.main import load
 

@@ -62,11 +62,9 @@ class _IdFile:
 
 def _pull(context: Context, image: str, platform: str, *, quiet: bool) -> None:
     from corten.cli.progress import show_progress
-    from corten.client.references import split_reference
+    from corten.client.transfers import open_pull
 
-    name, tag = split_reference(image)
-    query = {"fromImage": name, "tag": tag or "latest", "platform": platform or None}
-    with context.api.stream("POST", "/images/create", query) as response:
+    with open_pull(context.api, image, platform=platform) as response:
         show_progress(response, None if quiet else context.err)
 
 

@@ -29,6 +29,7 @@ _FIELDS = {
     "memory": "Memory",
     "memory-reservation": "MemoryReservation",
     "memory-swap": "MemorySwap",
+    "network-rate": "NetworkRate",
     "pids-limit": "PidsLimit",
 }
 

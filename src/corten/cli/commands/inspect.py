@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from corten.cli.gotemplate import Template
 
 # in the order in which a name is looked for
-_PATHS = {"container": "/containers/", "image": "/images/", "volume": "/volumes/"}
+_PATHS = {"container": "/containers/", "image": "/images/", "network": "/networks/", "volume": "/volumes/"}
 
 
 def _find(context: Context, kind: str, name: str, *, size: bool) -> dict[str, Any]:
-    suffix = "" if kind == "volume" else "/json"
+    suffix = "" if kind in ("network", "volume") else "/json"
     query = {"size": True} if size and kind == "container" else None
     document: dict[str, Any] = context.api.get(path_of(_PATHS[kind], name, suffix), query)
     return document
@@ -87,6 +87,10 @@ def _volume(context: Context, options: flags.Options, names: list[str]) -> int:
     return inspect(context, options, names, "volume")
 
 
+def _network(context: Context, options: flags.Options, names: list[str]) -> int:
+    return inspect(context, options, names, "network")
+
+
 def _any(context: Context, options: flags.Options, names: list[str]) -> int:
     kind = options.text("type")
     if kind and kind not in _PATHS:
@@ -123,10 +127,18 @@ VOLUME = Command(
     most=None,
     examples=("volume inspect -f '{{.Mountpoint}}' data",),
 )
+NETWORK = Command(
+    _network,
+    "[OPTIONS] NETWORK [NETWORK...]",
+    (_FORMAT, flags.switch("verbose", "v", "Accepted for docker's sake: there is no more to show", hidden=True)),
+    least=1,
+    most=None,
+    examples=("network inspect -f '{{json .Containers}}' back",),
+)
 ANY = Command(
     _any,
     "[OPTIONS] NAME|ID [NAME|ID...]",
-    (_FORMAT, _SIZE, flags.text("type", "", "Look only for this kind of object: container, image, volume")),
+    (_FORMAT, _SIZE, flags.text("type", "", "Look only for this kind of object: container, image, network, volume")),
     least=1,
     most=None,
     examples=("inspect web", "inspect -f '{{.State.Pid}}' web", "inspect --type image debian"),

@@ -1,4 +1,4 @@
-"""``prune`` of containers, images, volumes, and of all of them."""
+"""``prune`` of containers, images, networks, volumes, and of all of them."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ def _volumes(context: Context, filters: Filters | None, *, every: bool) -> int:
     return int(answer.get("SpaceReclaimed") or 0)
 
 
+def _networks(context: Context, filters: Filters | None) -> None:
+    answer = context.api.post("/networks/prune", {"filters": filters})
+    _report(context, "Deleted Networks", answer.get("NetworksDeleted") or [])
+
+
 def _total(context: Context, size_bytes: int) -> None:
     context.print(f"Total reclaimed space: {decimal_size(size_bytes)}")
 
@@ -89,12 +94,18 @@ def _prune_volumes(context: Context, options: flags.Options, _arguments: list[st
     _total(context, _volumes(context, filters, every=every))
 
 
+def _prune_networks(context: Context, options: flags.Options, _arguments: list[str]) -> None:
+    what = "all custom networks not used by at least one container"
+    _confirm(context, options, f"WARNING! This will remove {what}.", "network")
+    _networks(context, gathered(options.many("filter")))
+
+
 def _prune_system(context: Context, options: flags.Options, _arguments: list[str]) -> None:
     every, volumes = options.switch("all"), options.switch("volumes")
     filters = gathered(options.many("filter"))
     if volumes and "until" in (filters or {}):
         raise InvalidParameter('the "until" filter is not supported with "--volumes"')
-    items = ["all stopped containers"]
+    items = ["all stopped containers", "all networks not used by at least one container"]
     if volumes:
         items.append("all anonymous volumes not used by at least one container")
     items.append("all images without at least one container associated to them" if every else "all dangling images")
@@ -105,6 +116,7 @@ def _prune_system(context: Context, options: flags.Options, _arguments: list[str
         question += "\n".join(f"  - {each}" for each in chosen) + "\n"
     _confirm(context, options, question, "system")
     reclaimed = _containers(context, filters)
+    _networks(context, filters)
     if volumes:
         reclaimed += _volumes(context, filters, every=False)
     reclaimed += _images(context, filters, every=every)
@@ -126,6 +138,7 @@ IMAGE = Command(
     _flags(flags.switch("all", "a", "Remove all images that no container uses, not only dangling ones")),
     examples=("image prune -f", "image prune -a --filter until=240h"),
 )
+NETWORK = Command(_prune_networks, "[OPTIONS]", _flags(), examples=("network prune -f --filter until=24h",))
 VOLUME = Command(
     _prune_volumes,
     "[OPTIONS]",

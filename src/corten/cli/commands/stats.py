@@ -69,6 +69,13 @@ def _network(sample: Document) -> tuple[int, int]:
     return sum(each["rx_bytes"] for each in networks), sum(each["tx_bytes"] for each in networks)
 
 
+def _rate(row: StatsRow) -> str:
+    """What each interface may receive and send in a second."""
+    rate = (row.sample or {}).get("network_rate") or {}
+    both = (rate.get("ingress") or 0, rate.get("egress") or 0)
+    return " / ".join(f"{decimal_size(value, 3)}/s" if value else "-" for value in both)
+
+
 def _blocks(sample: Document) -> tuple[int, int]:
     entries = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
     read = sum(entry["value"] for entry in entries if entry["op"][:1].lower() == "r")
@@ -113,6 +120,7 @@ KIND = Kind(
         "MemUsage": ("MEM USAGE / LIMIT", _memory),
         "MemPerc": ("MEM %", lambda row: _percent(row, _memory_percent)),
         "NetIO": ("NET I/O", lambda row: _pair(row, _network)),
+        "NetRate": ("NET RATE", _rate),
         "BlockIO": ("BLOCK I/O", lambda row: _pair(row, _blocks)),
         "PIDs": ("PIDS", _pids),
     },

@@ -161,9 +161,26 @@ def _server_info(info: Document) -> list[str]:
     return lines
 
 
+def _security(context: Context, *, as_json: bool) -> int:
+    """The self check; 1 when there are warnings, so that a script can ask."""
+    from corten.cli.commands import security
+    from corten.cli.paint import Paint
+
+    document = context.api.get("/corten/security")
+    if as_json:
+        context.print(json.dumps(document, indent=4, ensure_ascii=False))
+    else:
+        context.print("\n".join(security.lines(document, Paint(context.out))))
+    return GENERAL if document["Counts"]["warn"] else 0
+
+
 def _info(context: Context, options: flags.Options, _arguments: list[str]) -> int:
     from corten import __version__
 
+    if options.switch("security"):
+        return _security(context, as_json=options.switch("json"))
+    if options.switch("json"):
+        raise flags.UsageError("--json goes with --security: use --format json")
     source = options.text("format")
     if source:
         parse_template(source)
@@ -252,7 +269,14 @@ VERSION = Command(
     examples=("version -f '{{.Server.Version}}'",),
 )
 INFO = Command(
-    _info, "[OPTIONS]", (flags.text("format", "f", INSPECT_FORMAT_HELP),), examples=("info -f '{{.Driver}}'",)
+    _info,
+    "[OPTIONS]",
+    (
+        flags.text("format", "f", INSPECT_FORMAT_HELP),
+        flags.switch("security", "", "Check daemon, host and containers for weaknesses; exit code 1 for warnings"),
+        flags.switch("json", "", "With --security: print the rows as JSON"),
+    ),
+    examples=("info -f '{{.Driver}}'", "info --security"),
 )
 EVENTS = Command(
     _events,

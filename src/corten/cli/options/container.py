@@ -32,6 +32,7 @@ _LIMITS = {
     "cpuset-cpus": "CpusetCpus",
     "cpuset-mems": "CpusetMems",
     "pids-limit": "PidsLimit",
+    "network-rate": "NetworkRate",
     "blkio-weight": "BlkioWeight",
     "shm-size": "ShmSize",
     "oom-score-adj": "OomScoreAdj",
@@ -70,7 +71,7 @@ _LISTS = {
 _NAMESPACE_MODES = {
     "pid": ("", "host", "private"),
     "uts": ("", "host"),
-    "userns": ("", "host"),
+    "userns": ("", "host", "auto"),
     "cgroupns": ("", "host", "private"),
 }
 
@@ -79,7 +80,8 @@ def _check_namespaces(options: Options) -> None:
     for option, modes in _NAMESPACE_MODES.items():
         mode = options.text(option)
         joins = option == "pid" and mode.startswith("container:") and len(mode) > len("container:")
-        if mode not in modes and not joins:
+        sized = option == "userns" and mode.startswith("auto:")  # the daemon knows what can follow
+        if mode not in modes and not joins and not sized:
             what = {"userns": "USER", "cgroupns": "CGROUP"}.get(option, option.upper())
             raise InvalidParameter(f"--{option}: invalid {what} mode")
 

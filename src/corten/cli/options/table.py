@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from corten.cli.flags import BadValue, Flag, integer, many, single, switch, text
 from corten.cli.options import devices, environment, mounts, network
+from corten.cli.options.rate import read_rate
 from corten.cli.units import read_cpus, read_duration, read_size, read_swap_size
 
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -81,7 +82,7 @@ ISOLATION = (
     text("ipc", "", "IPC namespace: private, shareable, host, none, container:NAME"),
     text("pid", "", "PID namespace: host, container:NAME"),
     text("uts", "", "UTS namespace: host"),
-    text("userns", "", "User namespace: host"),
+    text("userns", "", "User namespace: host, auto, auto:size=N"),
     text("cgroupns", "", "Cgroup namespace: host, private"),
     text("cgroup-parent", "", "Cgroup to make the container's in"),
     many("sysctl", "", "Kernel parameter of the container's namespaces (KEY=VALUE)", _read_pair, metavar="map"),
@@ -148,6 +149,13 @@ HEALTH = (
 )
 
 LIMITS = (
+    single(
+        "network-rate",
+        "",
+        "Bytes a second of each interface: RATE, or ingress=RATE,egress=RATE[,burst=BYTES]; 0 for no limit",
+        read_rate,
+        metavar="rate",
+    ),
     single("memory", "m", "Memory limit", read_size, metavar="bytes", default=0),
     single("memory-reservation", "", "Memory soft limit", read_size, metavar="bytes", default=0),
     single(
