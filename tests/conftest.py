@@ -12,7 +12,7 @@ import pytest
 
 import machine
 from daemons import Daemon, Dockerd
-from machine import BUSYBOX, FEATURES
+from machine import BUSYBOX, lacking
 
 HERE = Path(__file__).parent
 
@@ -24,13 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
             # one worker for everything that looks at the machine's mounts and cgroups
             item.add_marker(pytest.mark.xdist_group("machine"))
-
-
-def lacking(*features: str) -> None:
-    """Skip the test that asks when the machine lacks one of these."""
-    for name in features:
-        if not FEATURES[name]():
-            pytest.skip(f"this machine lacks: {name}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -46,7 +39,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.node.get_closest_marker("root") or os.geteuid() != 0:
         yield
         return
-    shared: Daemon | None = request.getfixturevalue("daemon") if "daemon" in request.fixturenames else None
+    name = next((name for name in ("daemon", "networked") if name in request.fixturenames), "")
+    shared: Daemon | None = request.getfixturevalue(name) if name else None
     before = machine.machine_state()
     held = shared.state() if shared else {}
     yield
@@ -62,9 +56,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 # -- root file systems and images ---------------------------------------------------------------------
 
 APPLETS = """
-[ ash basename cat chmod chown cp cut date dd df dirname echo env false find grep head hostname id ip kill ln ls md5sum
-mkdir mkfifo mknod mount mv nc ping printf ps pwd readlink rm rmdir sed seq sh sleep sort stat stty sync tail tar tee
-test time timeout top touch tr true tty umount uname uniq vi wc wget which whoami xargs yes
+" [ ash basename cat chmod chown cp cut date dd df dirname echo env false find grep head hostname httpd id ip
+kill ln ls md5sum mkdir mkfifo mknod mount mv nc nslookup ping printf ps pwd readlink rm rmdir sed seq sh
+sleep sort stat stty sync tail tar tee test time timeout top touch tr true tty umount uname uniq vi wc wget
+which whoami xargs yes
 """
 
 
@@ -88,11 +83,11 @@ def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_busybox_rootfs(directory / "rootfs")
     archive = directory / "busybox.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(directory / "rootfs", arcname=".", filter=_owned_by_root)
+        tar.add(directory / "rootfs", arcname=".", filter=owned_by_root)
     return archive
 
 
-def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+def owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry
@@ -119,9 +114,23 @@ def cgroup_parent() -> Iterator[str]:
 def daemon(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path, cgroup_parent: str) -> Iterator[Daemon]:
     """One daemon with a busybox image for all tests that leave it as they found it."""
     lacking("root", "docker")
-    made = Daemon(tmp_path_factory.mktemp("daemon"))
+    # without a default network, as the dockerd that it is compared with
+    made = Daemon(tmp_path_factory.mktemp("daemon"), "--bridge", "none", "--userns-pool", "720000000:65536")
     made.start()
     made.import_busybox(busybox_tar)
+    yield made
+    made.remove_containers()
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def networked(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path, cgroup_parent: str) -> Iterator[Daemon]:
+    """One daemon with the default network, whose bridge is there, for all tests that leave it as they found it."""
+    lacking("root", "docker", "nf_tables")
+    made = Daemon(tmp_path_factory.mktemp("networked"))
+    made.start()
+    made.import_busybox(busybox_tar)
+    made.docker("run", "--rm", "busybox", "true")
     yield made
     made.remove_containers()
     made.stop()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import CGROUP_PARENT
+from machine import CGROUP_PARENT, EMULATED
 
 BIN = Path(sys.executable).parent
 
@@ -112,11 +112,52 @@ class Engine:
             assert time.monotonic() < deadline, f"containers stay: {ids}"
 
 
-class Daemon(Engine):
-    """A cortend."""
+class OwnHost:
+    """A network namespace with its own devices in /sys, until it is closed: nothing of the machine changes."""
 
-    def __init__(self, directory: Path, *flags: str, data_root: Path | None = None) -> None:
+    _SCRIPT = """
+    set -e
+    mount --rbind /sys/fs/cgroup "$1"
+    mount -t sysfs sysfs /sys
+    mount --rbind "$1" /sys/fs/cgroup
+    ip link set lo up
+    echo ready
+    exec cat
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", self._SCRIPT, "host", directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    @property
+    def pid(self) -> str:
+        """Of a process that is there."""
+        return str(self._process.pid)
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What begins a command on this host."""
+        return ("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt", "--")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Daemon(Engine):
+    """A cortend; on a host of its own when there is one."""
+
+    def __init__(
+        self, directory: Path, *flags: str, data_root: Path | None = None, host: OwnHost | None = None
+    ) -> None:
         super().__init__(directory)
+        self._enter = host.enter if host is not None else ()
         directory.mkdir(parents=True, exist_ok=True)
         self.flags = flags
         self.data_root = data_root or directory / "data"
@@ -124,9 +165,9 @@ class Daemon(Engine):
         self.pidfile = directory / "pid"
         self.log = directory / "cortend.log"
 
-    def start(self, *, check: bool = True, timeout_s: float = 15) -> None:
+    def start(self, *, check: bool = True, timeout_s: float = 90 if EMULATED else 15) -> None:
         command = [
-            str(BIN / "cortend"), "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
+            *self._enter, str(BIN / "cortend"), "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
             "-H", self.host, "--pidfile", str(self.pidfile), "--cgroup-parent", CGROUP_PARENT, *self.flags,
         ]  # fmt: skip
         with open(self.log, "ab") as log:
@@ -176,11 +217,17 @@ class Daemon(Engine):
 
 
 class Dockerd(Engine):
-    """Debian's dockerd with a containerd of its own, as a peer to compare with."""
+    """Debian's dockerd with a containerd of its own, as a peer to compare with.
 
-    def __init__(self, directory: Path) -> None:
+    settings: its daemon.json
+    host:     where it has networks; None for one that leaves the network alone
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, Any] | None = None, *, host: OwnHost | None = None) -> None:
         super().__init__(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        self._settings = settings or {}
+        self._enter = host.enter if host is not None else ()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -190,20 +237,27 @@ class Dockerd(Engine):
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{top}/c.sock"\n'
         )
-        (top / "daemon.json").write_text("{}")
+        (top / "daemon.json").write_text(json.dumps(self._settings))
         self._launch("containerd", "--config", str(top / "containerd.toml"))
         self._until((top / "c.sock").exists)
         self._launch(
             "dockerd", "--containerd", str(top / "c.sock"), "-H", self.host, "--data-root", str(top / "data"),
             "--exec-root", str(top / "exec"), "--pidfile", str(top / "pid"), "--config-file", str(top / "daemon.json"),
-            "--bridge=none", "--iptables=false", "--ip6tables=false", "--cgroup-parent", f"{CGROUP_PARENT}",
+            "--cgroup-parent", f"{CGROUP_PARENT}",
+            *(() if self._enter else ("--bridge=none", "--iptables=false", "--ip6tables=false")),
         )  # fmt: skip
         self._until(self.answers)
 
     def _launch(self, *command: str) -> None:
         with open(self.directory / "log", "ab") as log:
             self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(
+                    [*self._enter, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             )
 
     def _until(self, check: Any) -> None:
@@ -222,6 +276,7 @@ class Dockerd(Engine):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._processes.clear()
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             target = line.split(" ")[4]
             if target.startswith(f"{self.directory}/"):

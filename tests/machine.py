@@ -12,10 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 BUSYBOX = Path("/bin/busybox") if Path("/bin/busybox").exists() else Path("/usr/bin/busybox")
 IMAGES = Path(os.environ.get("CORTEN_IMAGE_CACHE") or TESTS.parent / ".cache" / "images")
+CLIENTS = Path(os.environ.get("CORTEN_CLIENT_CACHE") or TESTS.parent / ".cache" / "clients")
+NODE = Path(os.environ.get("CORTEN_NODE_CACHE") or TESTS.parent / ".cache" / "node")
 CGROUPS = Path("/sys/fs/cgroup")
+# the processor is interpreted (tests/vm): what takes time takes longer, and the time that programs get is uneven
+EMULATED = "CORTEN_EMULATED" in os.environ
 # containers of daemons that tests start lie below a cgroup of this run: others on the machine do not disturb
 CGROUP_PARENT = f"/corten-test-{os.getpid()}"
 
@@ -56,25 +62,94 @@ def _mounts_loops() -> bool:
     return shutil.which("mkfs.ext4") is not None and Path("/dev/loop-control").exists()
 
 
+def _has_docker_28() -> bool:
+    """The client of this machine speaks version 1.48 of the API."""
+    words = ["docker", "version", "--format", "{{.Client.DefaultAPIVersion}}"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return bool(said) and [int(part) for part in said.split(".")] >= [1, 48]
+
+
+def _has_nf_tables() -> bool:
+    """The kernel answers a question about its firewall."""
+    from corten.linux import nftables, nftlist
+
+    try:
+        connection = nftables.connect()
+        try:
+            nftlist.tables(connection)
+        finally:
+            connection.close()
+    except OSError:
+        return False
+    return True
+
+
 FEATURES: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
     "cgroup1": lambda: "memory" in v1_controllers(),
     "cgroup2": lambda: any(kind == "cgroup2" for _, kind, _ in _mountinfo()) and "memory" not in v1_controllers(),
     "blkio": lambda: "blkio" in v1_controllers() or "io" in _words(CGROUPS / "cgroup.controllers"),
+    "swap": lambda: len(Path("/proc/swaps").read_text().splitlines()) > 1,
     "overlayfs": lambda: _file_system("overlay"),
     "openat2": lambda: _has_system_call(437),
     "loop": _mounts_loops,
+    "disk limits": _mounts_loops,
+    "apparmor": lambda: shutil.which("apparmor_parser") is not None and _has_apparmor(),
     "unified": lambda: any(kind == "cgroup2" for _, kind, _ in _mountinfo()),
+    "nf_tables": _has_nf_tables,
     "busybox": BUSYBOX.exists,
     "nginx": lambda: (IMAGES / "nginx.tar").exists(),
     "userns": lambda: Path("/proc/self/ns/user").exists(),
+    "tun": Path("/sys/class/misc/tun").exists,
+    # of overlayfs (Linux 5.19)
+    "idmapped layers": lambda: tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (5, 19),
+    "newuidmap": lambda: shutil.which("newuidmap") is not None,
+    "pasta": lambda: shutil.which("pasta") is not None,
     "timens": lambda: Path("/proc/self/ns/time").exists(),
+    "nft": lambda: shutil.which("nft") is not None,
+    "iperf3": lambda: shutil.which("iperf3") is not None,
+    "dig": lambda: shutil.which("dig") is not None,
+    "curl": lambda: shutil.which("curl") is not None,
+    "redis-cli": lambda: shutil.which("redis-cli") is not None,
+    "iptables": lambda: shutil.which("iptables-nft") is not None,
     "docker": lambda: shutil.which("docker") is not None,
+    "docker 28": lambda: shutil.which("docker") is not None and _has_docker_28(),
     "dockerd": lambda: shutil.which("dockerd") is not None and shutil.which("containerd") is not None,
+    "criu": lambda: _works([str(CLIENTS / "bin/criu"), "check"]),
+    "ctr": lambda: shutil.which("ctr") is not None and shutil.which("containerd") is not None,
+    "podman": lambda: shutil.which("podman") is not None and shutil.which("conmon") is not None,
+    "docker-registry": lambda: shutil.which("docker-registry") is not None,
     "skopeo": lambda: shutil.which("skopeo") is not None,
+    "buildah": lambda: shutil.which("buildah") is not None,
+    "crane": (CLIENTS / "usr/bin/crane").exists,
+    "oras": (CLIENTS / "usr/bin/oras").exists,
     "umoci": lambda: shutil.which("umoci") is not None,
+    "newest docker": (CLIENTS / "usr/bin/docker").exists,
+    "newest compose": (CLIENTS / "usr/libexec/docker/cli-plugins/docker-compose").exists,
+    "old compose": lambda: shutil.which("docker-compose") is not None,
+    "node clients": lambda: shutil.which("node") is not None and (NODE / "node_modules/dockerode").exists(),
+    "aiodocker": lambda: importlib.util.find_spec("aiodocker") is not None,
+    "testcontainers": lambda: importlib.util.find_spec("testcontainers") is not None,
     "docker-py": lambda: importlib.util.find_spec("docker") is not None,
 }
+
+
+def _has_apparmor() -> bool:
+    return _words(Path("/sys/module/apparmor/parameters/enabled")) == ["Y"]
+
+
+def _works(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def lacking(*features: str) -> None:
+    """Skip the test that asks when the machine lacks one of these."""
+    for name in features:
+        if not FEATURES[name]():
+            pytest.skip(f"this machine lacks: {name}")
 
 
 def _words(path: Path) -> list[str]:
@@ -113,7 +188,20 @@ def _rules() -> set[str]:
     return set(listing.stdout.splitlines())
 
 
-def _processes() -> set[str]:
+def _namespaces() -> set[str]:
+    """Network namespaces that are kept without a process: by descriptors of ours or by a mount."""
+    found = {target for target, kind, _ in _mountinfo() if kind == "nsfs"}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except OSError:
+            continue
+        if target.startswith("net:"):
+            found.add(f"descriptor of {target}")
+    return found
+
+
+def processes() -> set[str]:
     """Processes of containers whose roots are ours: shims and the programs below them."""
     found = set()
     marker = CGROUP_PARENT.encode()
@@ -133,7 +221,8 @@ def machine_state() -> dict[str, set[str]]:
         "cgroups": _cgroups(),
         "loops": _loops(),
         "rules": _rules(),
-        "processes": _processes(),
+        "namespaces": _namespaces(),
+        "processes": processes(),
     }
 
 

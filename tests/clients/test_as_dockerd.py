@@ -115,6 +115,7 @@ OPTIONS = {
     "init": (["--init"], "cat /proc/1/comm | wc -l; echo $$ | grep -qx 1 || echo not one"),
     "host names": (["--uts", "host"], "test -n \"$(hostname)\" && echo has one"),
     "anonymous volume": (["-v", "/etc"], "ls /etc; cat /etc/group | head -1"),
+    "volume over /etc": (["--mount", "type=volume,dst=/etc,volume-nocopy"], "ls /etc; cat /etc/hostname"),
     "stop signal": (["--stop-signal", "SIGUSR1"], "true"),
     "memory": (["-m", "32m", "--memory-swappiness", "0"], "cat /sys/fs/cgroup/memory/memory.limit_in_bytes"),
 }  # fmt: skip
@@ -147,6 +148,16 @@ MISTAKES = [
     (["run", "--rm", "--log-opt", "max-size=big", "busybox", "true"], "invalid size: 'big'"),
     (["run", "--rm", "--network", "nosuchnet", "busybox", "true"], "nosuchnet not found"),
     (["run", "--rm", "--network", "container:nobody", "busybox", "true"], "No such container: nobody"),
+    (["run", "--rm", "--network", "container:nobody", "-h", "x", "busybox", "true"], "hostname and the network mode"),
+    (
+        ["run", "--rm", "--network", "container:nobody", "--dns", "192.0.2.1", "busybox", "true"],
+        "dns and the network mode",
+    ),
+    (
+        ["run", "--rm", "--network", "container:nobody", "-p", "80", "busybox", "true"],
+        "port publishing and the container",
+    ),
+    (["run", "--rm", "--uts", "host", "-h", "x", "busybox", "true"], "hostname and the UTS mode"),
     (["run", "--rm", "--ipc", "container:nobody", "busybox", "true"], "No such container: nobody"),
     (["run", "--restart", "sometimes", "busybox", "true"], "restart policy"),
     (["run", "--rm", "--stop-signal", "NOSIG", "busybox", "true"], "nvalid signal: NOSIG"),
@@ -167,7 +178,7 @@ MISTAKES = [
     (["wait", "nosuch"], "No such container: nosuch"),
     (["top", "nosuch"], "No such container: nosuch"),
     (["rename", "nosuch", "x"], "No such container: nosuch"),
-    (["cp", "nosuch:/x", "-"], "No such container: nosuch"),
+    (["cp", "nosuch:/x", "-"], "No such container"),  # older clients: "container:path"
     (["diff", "nosuch"], "No such container: nosuch"),
     (["commit", "nosuch"], "No such container: nosuch"),
     (["export", "nosuch"], "No such container: nosuch"),

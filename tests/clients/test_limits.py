@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from daemons import Daemon
-from machine import CGROUP_PARENT, CGROUPS, v1_controllers
+from machine import CGROUP_PARENT, CGROUPS, EMULATED, v1_controllers
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
@@ -31,24 +32,33 @@ def processor_seconds(daemon: Daemon, name: str) -> float:
     return int(line.split()[1]) / 1e6
 
 
+def shares_of_a_processor(daemon: Daemon, name: str, window_s: float, windows: int) -> Iterator[float]:
+    """What a container gets of one processor, window by window."""
+    for _ in range(windows):
+        begin, used = time.monotonic(), processor_seconds(daemon, name)
+        time.sleep(window_s)
+        yield (processor_seconds(daemon, name) - used) / (time.monotonic() - begin)
+
+
+def keeps_to(daemon: Daemon, name: str, share: float, most: float) -> bool:
+    """Never more than ``most``; and ``share`` as soon as the machine's other work leaves that much."""
+    for got in shares_of_a_processor(daemon, name, 2.0, 8):
+        assert got <= most
+        if got >= share:
+            return True
+    return False
+
+
 def test_half_a_processor_is_half_a_processor(daemon: Daemon) -> None:
     daemon.docker("run", "-d", "--name", "busy", "--cpus", "0.5", "busybox", "sh", "-c", "while :; do :; done")
-    time.sleep(0.5)
-    # whole periods of 100 ms; the quota is what is measured, so the machine's other work matters little
-    begin, used = time.monotonic(), processor_seconds(daemon, "busy")
-    time.sleep(4)
-    share = (processor_seconds(daemon, "busy") - used) / (time.monotonic() - begin)
-    assert 0.45 <= share <= 0.55
+    assert keeps_to(daemon, "busy", 0.3 if EMULATED else 0.45, 0.55)
 
 
 def test_update_changes_it_at_once(daemon: Daemon) -> None:
     daemon.docker("run", "-d", "--name", "busy", "--cpus", "0.6", "busybox", "sh", "-c", "while :; do :; done")
     daemon.docker("update", "--cpus", "0.2", "busy")
     time.sleep(0.3)
-    begin, used = time.monotonic(), processor_seconds(daemon, "busy")
-    time.sleep(2)
-    share = (processor_seconds(daemon, "busy") - used) / (time.monotonic() - begin)
-    assert 0.15 <= share <= 0.25
+    assert keeps_to(daemon, "busy", 0.1 if EMULATED else 0.15, 0.25)
 
 
 def test_a_memory_hog_is_killed_and_it_is_told(daemon: Daemon) -> None:
@@ -91,6 +101,18 @@ def test_a_fork_bomb_stops_at_the_limit(daemon: Daemon) -> None:
     assert len(daemon.docker("top", "bomb").stdout.splitlines()) == 16
     daemon.docker("kill", "bomb")
     assert daemon.docker("wait", "bomb").stdout == "137\n"
+
+
+def test_the_number_of_processes_is_limited_unless_told_otherwise(daemon: Daemon) -> None:
+    for name, options in (("usual", []), ("free", ["--pids-limit", "-1"]), ("few", ["--pids-limit", "7"])):
+        daemon.docker("run", "-d", "--name", name, *options, "busybox", "sleep", "60")
+    limits = {name: (group(daemon, name, "pids") / "pids.max").read_text().strip() for name in ("usual", "free", "few")}
+    assert limits == {"usual": "4096", "free": "max", "few": "7"}
+    # what was asked for, not what is in force: as dockerd's, whose daemon has limits of its own too
+    assert daemon.inspect("usual")["HostConfig"]["PidsLimit"] is None
+    assert daemon.inspect("few")["HostConfig"]["PidsLimit"] == 7
+    daemon.docker("update", "--pids-limit", "-1", "few")
+    assert (group(daemon, "few", "pids") / "pids.max").read_text().strip() == "max"
 
 
 def test_processors_and_shares(daemon: Daemon) -> None:
@@ -141,7 +163,7 @@ def test_disk_bandwidth(daemon: Daemon, direction: str, tmp_path: Path) -> None:
         "read": "dd if=/mnt/file of=/dev/null bs=1M count=16 iflag=direct",
     }[direction]
     taken = seconds_of(daemon, script, tmp_path, f"--device-{direction}-bps", f"{disk}:4mb")
-    assert 3.6 <= taken <= 4.4
+    assert 3.6 <= taken <= (8 if EMULATED else 4.4)
 
 
 @pytest.mark.needs("blkio")
@@ -152,7 +174,7 @@ def test_disk_operations(daemon: Daemon, tmp_path: Path) -> None:
     os.sync()
     script = "dd if=/dev/zero of=/mnt/out bs=4k count=80 oflag=direct conv=notrunc"
     taken = seconds_of(daemon, script, tmp_path, "--device-write-iops", f"{disk}:20")
-    assert 3.6 <= taken <= 4.4
+    assert 3.6 <= taken <= (8 if EMULATED else 4.4)
 
 
 def test_statistics_tell_the_limits(daemon: Daemon) -> None:

@@ -72,6 +72,11 @@ def make_spec(rootfs: Path, *command: str, **process: Any) -> dict[str, Any]:
     }
 
 
+def children() -> set[str]:
+    """Processes of ours, those that nobody has waited for included; daemons of other tests are among them."""
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
 class Output:
     """A pipe that collects what a program writes."""
 

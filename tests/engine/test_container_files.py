@@ -23,6 +23,7 @@ from corten.engine import archive
 from corten.engine.container import Container, State, Status
 from corten.engine.container_root import StoppedRoot, running_root
 from corten.engine.events import Events
+from corten.engine.image_mounts import ImageMounts
 from corten.engine.mount_parsing import parse_bind
 from corten.engine.mount_point import MountPoint
 from corten.engine.volumes import Volumes
@@ -43,7 +44,7 @@ class Box:
         self.snapshotter = kind(root)
         self.database = sqlite3.connect(root / "corten.db", isolation_level=None, check_same_thread=False)
         self.volumes = Volumes(root, self.database, Events())
-        self.stopped = StoppedRoot(self.snapshotter, self.volumes)
+        self.stopped = StoppedRoot(self.snapshotter, self.volumes, ImageMounts(root, None, self.snapshotter))
         self.place = root / "containers" / ID
         self.place.mkdir(parents=True)
         layer = self.snapshotter.stage(None)
@@ -349,11 +350,11 @@ def test_a_program_that_ended_is_not_running(program):
 
 @pytest.mark.parametrize("direction", ["out", "in", "stat"])
 def test_a_program_that_swaps_directories_for_links_reaches_nothing(program, tmp_path, direction):
-    """CVE-2018-15664: while files are copied, /work/d is by turns a directory and a link to the host's files."""
+    """CVE-2018-15664: while files are copied, /swap/d is by turns a directory and a link to the host's files."""
     canary = tmp_path / "canary"
     canary.mkdir()
     (canary / "file").write_text("SECRET")
-    work = program.root / "work"
+    work = program.root / "swap"
     (work / "d").mkdir(parents=True)
     (work / "d/file").write_text("own")
     (work / "link").symlink_to("../" * 12 + os.path.relpath(canary, "/"))
@@ -381,11 +382,11 @@ def test_a_program_that_swaps_directories_for_links_reaches_nothing(program, tmp
             with running_root(container) as root, contextlib.suppress(CortenError):
                 view = archive.View(container, root, "box")
                 if direction == "out":
-                    seen.append(b"".join(archive.get(view, "/work/d/file")))
+                    seen.append(b"".join(archive.get(view, "/swap/d/file")))
                 elif direction == "stat":
-                    seen.append(str(archive.stat(view, "/work/d/file")).encode())
+                    seen.append(str(archive.stat(view, "/swap/d/file")).encode())
                 else:
-                    archive.put(view, "/work/d", tar_of(evil=b"x"), no_overwrite_dir_non_dir=False, copy_uid_gid=False)
+                    archive.put(view, "/swap/d", tar_of(evil=b"x"), no_overwrite_dir_non_dir=False, copy_uid_gid=False)
                     seen.append(b"")
     finally:
         stop.set()

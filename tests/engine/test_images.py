@@ -323,6 +323,21 @@ def test_the_host_image_on_kernels_that_take_no_detached_layers(overlay, monkeyp
     assert not list(Path("/tmp").glob(f".corten-base-{os.getpid()}-*"))
 
 
+def test_what_is_mounted_for_a_moment_is_in_no_container(overlay, monkeypatch):
+    """One that is given /tmp meanwhile gets nothing of it."""
+    from corten.linux import mount
+    from corten.linux import overlay as kernel
+
+    monkeypatch.setattr(kernel._Support, "detached_layers", False)
+    with kernel._apart("/etc", -1) as view:
+        assert "passwd" in os.listdir(view)
+        given = mount.clone_tree("/tmp", recursive=True)
+        try:
+            assert not os.path.exists(f"/proc/self/fd/{given}/{os.path.relpath(view, '/tmp')}/passwd")
+        finally:
+            os.close(given)
+
+
 def test_the_host_image_is_ready_in_milliseconds(overlay):
     import time
 

@@ -1,4 +1,4 @@
-"""corten-oci as containerd, Podman and scripts call it."""
+"""corten-oci, command by command.  How other engines call it: test_oci_callers.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -367,7 +365,6 @@ def test_bad_specifications(oci: Oci) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--systemd-cgroup", "list"], "--systemd-cgroup is not supported: cgroups are made through cgroupfs"),
         (["create", "--no-pivot", "c1"], "--no-pivot is not supported"),
         (["--rootless=true", "list"], "--rootless=true is not the case"),
         (["create", "--preserve-fds", "100", "c1"], "cannot be preserved: it is not open"),
@@ -398,7 +395,7 @@ def test_spec_features_and_version(oci: Oci, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["process"]["args"] == ["sh"]
     assert "exists: remove it first" in oci("spec", "-b", str(tmp_path), check=False).stderr
     features = json.loads(oci("features").stdout)
-    assert features["linux"]["cgroup"]["systemd"] is False
+    assert features["linux"]["cgroup"]["systemd"] is True
     assert {"rro", "idmap", "tmpcopyup"} <= set(features["mountOptions"])
     assert "corten-oci version" in oci("--version").stdout
 
@@ -423,106 +420,3 @@ def test_a_create_that_is_killed_can_be_cleared_away(oci: Oci) -> None:
     assert oci("delete", "c1", check=False).returncode == 1
     oci("delete", "-f", "c1")
     oci.create("c1")
-
-
-# -- under an unmodified containerd and dockerd -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def docker(tmp_path: Path, busybox_tar: Path) -> Iterator[Any]:
-    """A dockerd that runs its containers with corten-oci: a function that runs its client."""
-    for program in ("docker", "dockerd", "containerd"):
-        if shutil.which(program) is None:
-            pytest.skip(f"this machine lacks: {program}")
-    runtime = {"corten": {"path": str(Path(sys.executable).parent / "corten-oci")}}
-    settings = {
-        "runtimes": runtime,
-        "default-runtime": "corten",
-        "hosts": [f"unix://{tmp_path}/d.sock"],
-        "data-root": f"{tmp_path}/d-root",
-        "exec-root": f"{tmp_path}/d-exec",
-        "containerd": f"{tmp_path}/c.sock",
-        "pidfile": f"{tmp_path}/d.pid",
-        "bridge": "none",
-        "iptables": False,
-        "storage-driver": "vfs",
-        "cgroup-parent": f"/corten-test-docker-{os.getpid()}",
-    }
-    (tmp_path / "daemon.json").write_text(json.dumps(settings))
-    places = {"--root": "c-root", "--state": "c-state", "--address": "c.sock"}
-    words = [word for option, name in places.items() for word in (option, f"{tmp_path}/{name}")]
-    log = open(tmp_path / "log", "wb")  # noqa: SIM115
-    containerd = subprocess.Popen(["containerd", *words], stdout=log, stderr=log)
-    deadline = time.monotonic() + 15
-    while not (tmp_path / "c.sock").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    dockerd = subprocess.Popen(["dockerd", "--config-file", f"{tmp_path}/daemon.json"], stdout=log, stderr=log)
-
-    def client(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/d.sock", "DOCKER_CONFIG": str(tmp_path)}
-        done = subprocess.run(
-            ["docker", *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        if check:
-            assert done.returncode == 0, f"{arguments}: {done.stderr}"
-        return done
-
-    try:
-        while client("version", check=False).returncode:
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
-            time.sleep(0.1)
-        client("import", str(busybox_tar), "busybox")
-        yield client
-        ids = client("ps", "-aq").stdout.split()
-        if ids:
-            client("rm", "-f", *ids)
-    finally:
-        for process in (dockerd, containerd):
-            process.terminate()
-            process.wait(30)
-        log.close()
-        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-            if line.split()[4].startswith(f"{tmp_path}/"):
-                subprocess.run(["umount", "-l", line.split()[4]], check=False)
-        for directory in Path("/sys/fs/cgroup").glob(f"*/corten-test-docker-{os.getpid()}"):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-
-
-def test_an_unmodified_dockerd_runs_containers_with_it(docker: Any) -> None:
-    run = ("run", "--network", "none")
-    assert docker(*run, "--rm", "busybox", "echo", "hello").stdout == "hello\n"
-    assert docker(*run, "--rm", "busybox", "sh", "-c", "exit 42", check=False).returncode == 42
-    missing = docker(*run, "--rm", "busybox", "nosuch", check=False)
-    assert missing.returncode == 127
-    assert 'exec: "nosuch": executable file not found in $PATH' in missing.stderr
-    assert docker(*run, "--rm", "busybox", "/etc/passwd", check=False).returncode == 126
-    options = (
-        "--rm",
-        "-u",
-        "bob",
-        "--read-only",
-        "--tmpfs",
-        "/scratch",
-        "--ulimit",
-        "nofile=64:128",
-        "--init",
-        "-h",
-        "named",
-    )
-    script = "id -u; hostname; ulimit -n; touch /x 2>/dev/null || touch /scratch/x && echo scratch; cat /proc/1/comm"
-    words = docker(*run, *options, "busybox", "sh", "-c", script).stdout.split()
-    assert words == ["1000", "named", "64", "scratch", "docker-init"]
-    docker(*run, "-d", "--name", "long", "-m", "64m", "busybox", "sleep", "100")
-    assert docker("exec", "-e", "A=b", "-w", "/tmp", "long", "sh", "-c", "echo $A; pwd").stdout.split() == ["b", "/tmp"]
-    assert docker("exec", "long", "nosuch", check=False).returncode in (126, 127)
-    docker("pause", "long")
-    assert docker("inspect", "-f", "{{.State.Status}}", "long").stdout.strip() == "paused"
-    docker("unpause", "long")
-    docker("update", "-m", "100m", "--memory-swap", "200m", "long")
-    assert "sleep 100" in docker("top", "long").stdout
-    shared = docker(*run, "--rm", "--pid", "container:long", "busybox", "ps").stdout
-    assert "sleep 100" in shared
-    docker("kill", "-s", "KILL", "long")
-    assert docker("wait", "long").stdout.strip() == "137"
-    docker("rm", "long")

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.needs("busybox", "unified")
 @pytest.fixture
 def world(tmp_path: Path, busybox_rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     found = Hierarchies.read()
-    monkeypatch.setattr(Hierarchies, "read", classmethod(lambda cls, mountinfo="": cls({}, found.unified)))
-    assert Hierarchies.read().is_v2
+    monkeypatch.setattr(Hierarchies, "here", classmethod(lambda cls: cls({}, found.unified)))
+    assert Hierarchies.here().is_v2
     with World(tmp_path, busybox_rootfs) as made:
         yield made
 
@@ -114,7 +114,7 @@ def test_user_namespace(world: World) -> None:
 def test_exec_where_the_group_has_groups_below_it(world: World) -> None:
     """Then it may take no process any more: the exec goes where init is."""
     running = world.start(world.spec("sleep", "60"))
-    group = Path(Hierarchies.read().unified + running.init.cgroup.path)
+    group = Path(Hierarchies.here().unified + running.init.cgroup.path)
     (group / "inner").mkdir()
     (group / "inner/cgroup.procs").write_text(str(running.init.pid))
     (group / "cgroup.type").read_text()

@@ -18,12 +18,6 @@ from corten.runtime import seccomp
 pytestmark = pytest.mark.needs("busybox")
 
 
-@pytest.fixture
-def world(tmp_path: Path, busybox_rootfs: Path) -> Iterator[World]:
-    with World(tmp_path, busybox_rootfs) as made:
-        yield made
-
-
 def bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", *options]}
 

@@ -97,7 +97,7 @@ async def test_a_signal_counts_128(world, shims):
     assert is_alive(shim.pid)
     await shim.kill(signal.SIGKILL)
     assert (await end(shims, shim)).code == 137
-    with pytest.raises(Exception, match="ended"):
+    with pytest.raises(NotModified, match="is not running"):
         await shim.kill(signal.SIGTERM)
 
 
@@ -717,13 +717,15 @@ async def test_a_frozen_container_of_a_killed_shim_is_cleaned_up(world, shims):
 
 @engine
 async def test_a_killed_spawner_is_replaced(world, shims):
-    first, second = world.bundle(), world.bundle()
+    first = world.bundle()
     shim = await shims.start(first.start(first.spec("sleep", "100")))
     old = shims.spawner_pid
     os.kill(old, signal.SIGKILL)
     await wait_for(lambda: not is_alive(old))
-    other = await shims.start(second.start(second.spec("sh", "-c", "exit 6")))
-    assert (await end(shims, other)).code == 6
+    for code in (6, 7):  # the first may have found a shim that was in reserve
+        bundle = world.bundle()
+        other = await shims.start(bundle.start(bundle.spec("sh", "-c", f"exit {code}")))
+        assert (await end(shims, other)).code == code
     assert shims.spawner_pid != old
     assert is_alive(shim.pid)
     await shim.kill(9)
@@ -963,7 +965,8 @@ async def test_nothing_piles_up(world, shims):
         await end(shims, await shims.start(some.start(some.spec("true"))))
     assert descriptors(shims.spawner_pid) == spawner
     assert descriptors() == before[0]
-    await wait_for(lambda: len(children(shims.spawner_pid)) == 1)  # ended shims are reaped
+    # ended shims are reaped; one waits for the next start
+    await wait_for(lambda: len(children(shims.spawner_pid)) == 2)
     await shim.kill(9)
     await end(shims, shim)
 
@@ -1054,7 +1057,7 @@ async def test_rubbish_on_a_control_connection_harms_nobody(world, shims):
     assert await run_exec(shim, "echo", "alive") == (0, {1: b"alive\n"})
     await shim.kill(9)
     await end(shims, shim)
-    with pytest.raises((NotModified, Exception), match="ended"):
+    with pytest.raises(NotModified, match="is not running"):
         await shim.kill(9)
 
 

@@ -59,8 +59,12 @@ def test_shim_that_does_not_answer_is_asked_again(fresh_daemon) -> None:
 
 def test_second_daemon_on_the_same_data_root_is_refused(fresh_daemon) -> None:
     second = Daemon(fresh_daemon.directory / "second", data_root=fresh_daemon.data_root)
+    second.pidfile = fresh_daemon.pidfile
     second.start(check=False)
     assert second.process.wait(10) == 1
     assert "another daemon" in second.log.read_text()
     assert len(second.log.read_text().splitlines()) == 1
     assert fresh_daemon.docker("run", "--rm", "busybox", "echo", "fine").stdout == "fine\n"
+    assert int(fresh_daemon.pidfile.read_text()) == fresh_daemon.process.pid
+    fresh_daemon.stop()
+    assert not fresh_daemon.pidfile.exists()

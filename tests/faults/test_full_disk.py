@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +130,36 @@ def test_starts_on_a_full_disk(small: Daemon) -> None:
     if small.process.poll() is not None:
         small.start()
     assert small.docker("start", "-a", "kept").stdout == "later\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (100 << 20, "FROM busybox\nCOPY big /big\n"),  # the context itself
+        (35 << 20, "FROM busybox\nCOPY big /big\n"),  # the layer beside it
+        (1, "FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M\n"),  # what a step writes
+    ],
+    ids=["context", "layer", "step"],
+)
+def test_a_build_that_does_not_fit_leaves_nothing_and_the_cache_works(small: Daemon, size: int, text: str) -> None:
+    fine = _context("FROM busybox\nRUN echo fine > /f\n", 1)
+    assert b"Successfully built" in small.request("POST", "/build", fine, content_type="application/x-tar")[1]
+    before = layers(small)
+    status, answer = small.request("POST", "/build?forcerm=1", _context(text, size), content_type="application/x-tar")
+    assert b"no space left on device" in answer.lower(), (status, answer)
+    assert layers(small) == before
+    assert not small.docker("ps", "-aq").stdout
+    assert not list((small.data_root / "build/scratch").iterdir())
+    again = small.request("POST", "/build", fine, content_type="application/x-tar")[1]
+    assert b"Using cache" in again
+    assert b"Successfully built" in again
+
+
+def _context(dockerfile: str, size: int) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in (("Dockerfile", dockerfile.encode()), ("big", os.urandom(1 << 20) * (size >> 20) + b"x")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()

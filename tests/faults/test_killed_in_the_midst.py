@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemons import Daemon
+from machine import EMULATED
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
@@ -69,7 +70,7 @@ def test_kills_while_clients_create_start_and_remove(fresh_daemon: Daemon) -> No
             text=True,
             start_new_session=True,
         )
-        time.sleep(dice.uniform(0.3, 1.0))
+        time.sleep(dice.uniform(0.3, 1.0) * (8 if EMULATED else 1))
         daemon.kill()
         os.killpg(noise.pid, signal.SIGKILL)
         told += noise.communicate()[0].split()

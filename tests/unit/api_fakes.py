@@ -12,10 +12,14 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from corten.api.server import Server
-from corten.errors import CommandNotFound, Conflict, InvalidParameter, NotFound
+from corten.dockerapi.network import filter_networks
+from corten.engine.metrics import Metrics
+from corten.engine.network_records import host_record
+from corten.errors import CommandNotFound, Conflict, Forbidden, InvalidParameter, NotFound
 
 STAT = {"name": "etc", "size": 4096, "mode": 2147484141, "mtime": "2024-05-01T10:00:00Z", "linkTarget": ""}
 
@@ -71,7 +75,10 @@ class FakeContainers:
 
     async def list(self, *, all=False, limit=0, size=False, filters=None):
         self.calls.note("list", all=all, limit=limit, size=size, filters=filters)
-        return [{"Id": value, "Names": [f"/{key}"], "Image": "host"} for key, value in self.names.items()]
+        return [
+            {"Id": value, "Names": [f"/{key}"], "Image": "host", "HostConfig": {"NetworkMode": "none"}}
+            for key, value in self.names.items()
+        ]
 
     async def create(self, request, name, platform=""):
         self.calls.note("create", request, name, platform)
@@ -89,12 +96,17 @@ class FakeContainers:
             "State": {"Status": "running", "Running": True},
             "Config": {"Tty": self.tty, "Labels": {}},
             "HostConfig": {"LogConfig": {"Type": "json-file"}},
+            "NetworkSettings": {"IPAddress": "", "Networks": {}},
         }
 
     async def top(self, reference, ps_args=""):
         self.calls.note("top", reference, ps_args)
         self._id(reference)
         return {"Titles": ["PID", "CMD"], "Processes": [["1", "sh"]]}
+
+    async def xray(self, reference):
+        self._id(reference)
+        return {"Id": reference, "Processes": []}
 
     async def changes(self, reference):
         self._id(reference)
@@ -134,6 +146,12 @@ class FakeContainers:
 
     async def rename(self, reference, name):
         self.calls.note("rename", reference, name)
+
+    async def connect(self, reference, network, settings):
+        self.calls.note("connect", reference, network, settings)
+
+    async def disconnect(self, reference, network, *, force=False):
+        self.calls.note("disconnect", reference, network, force=force)
 
     async def update(self, reference, request):
         self.calls.note("update", reference, request)
@@ -292,9 +310,14 @@ class FakeImages:
             "Created": "2024-05-01T10:00:00Z",
         }
 
-    async def list(self, *, all=False, digests=False, filters=None):
+    async def list(self, *, all=False, digests=False, filters=None, shared_size=False):
         self.calls.note("images", all=all, digests=digests, filters=filters)
-        return [{"Id": "sha256:" + "b" * 64, "RepoTags": ["host"], "Size": 5}]
+        return [{"Id": "sha256:" + "b" * 64, "RepoTags": ["host"], "RepoDigests": [], "Size": 5, "Containers": 0}]
+
+    def check_platform(self, name, wanted):
+        self.calls.note("check_platform", name, wanted)
+        if wanted != "linux/amd64":
+            raise NotFound(f"image with reference {name} was found but does not provide the specified platform")
 
     async def inspect(self, name):
         self.calls.note("image_inspect", name)
@@ -314,7 +337,8 @@ class FakeImages:
     async def prune(self, filters):
         return {"ImagesDeleted": None, "SpaceReclaimed": 0}
 
-    async def load(self, body, *, quiet=True):
+    async def load(self, body, *, quiet=True, platform=""):
+        self.calls.note("load", platform)
         size = 0
         async for chunk in body:
             size += len(chunk)
@@ -324,7 +348,8 @@ class FakeImages:
         if size == 13:
             raise InvalidParameter("archive is broken")
 
-    async def save(self, names):
+    async def save(self, names, format="docker"):
+        self.calls.note("save", tuple(names), format)
         for name in names:
             self._document(name)
             yield b"image" * 10
@@ -376,7 +401,7 @@ class FakeEvents:
 
 class FakeSystem:
     async def version(self):
-        return {"Version": "0.1.0", "ApiVersion": "1.47", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
+        return {"Version": "0.1.0", "ApiVersion": "1.55", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
 
     async def info(self):
         raise RuntimeError("secret detail")
@@ -384,22 +409,140 @@ class FakeSystem:
     async def disk_usage(self, types):
         return {"LayersSize": 0, "Types": types}
 
+    async def xray(self):
+        return {"Kernel": "6.1", "Features": []}
+
+    async def security(self):
+        return {"Checks": [], "Counts": {"pass": 0, "warn": 0, "info": 0}}
+
+
+class FakeNetworks:
+    """``host`` and ``none``; what is asked for is noted."""
+
+    def __init__(self, calls):
+        self.calls = calls
+        self.documents = [host_record(name).document({}) for name in ("none", "host")]
+
+    async def list(self, filters):
+        return filter_networks(self.documents, filters)
+
+    async def inspect(self, reference, scope=""):
+        for document in self.documents:
+            if reference in (document["Name"], document["Id"], document["Id"][:12]):
+                return document
+        raise NotFound(f"network {reference} not found")
+
+    async def create(self, request):
+        self.calls.note("network_create", request)
+        return {"Id": "n" * 64, "Warning": ""}
+
+    async def remove(self, reference):
+        name = (await self.inspect(reference))["Name"]
+        raise Forbidden(f"{name} is a pre-defined network and cannot be removed")
+
+    async def prune(self, filters):
+        return {"NetworksDeleted": None}
+
+
+class FakeRegistries:
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+
+    async def pull(self, image, tag, platform, auth):
+        self.calls.note("pull", image, tag, platform, auth)
+        if image == "secret":
+            raise NotFound("pull access denied for secret, repository does not exist or may require 'docker login'")
+        yield {"status": f"Pulling from library/{image}", "id": tag}
+        if image == "broken":
+            raise Conflict("the registry went away")
+        yield {"status": f"Status: Downloaded newer image for {image}:{tag}"}
+
+    async def push(self, image, tag, auth):
+        self.calls.note("push", image, tag, auth)
+        yield {"status": f"The push refers to repository [docker.io/{image}]"}
+
+    async def login(self, auth):
+        self.calls.note("login", auth)
+        return {"Status": "Login Succeeded", "IdentityToken": ""}
+
+    async def distribution(self, image, auth):
+        self.calls.note("distribution", image, auth)
+        return {"Descriptor": {"mediaType": "m", "digest": "sha256:0", "size": 1}, "Platforms": []}
+
+    async def search(self, term, limit, filters, auth):
+        self.calls.note("search", term, limit, filters, auth)
+        return [{"name": term, "description": "", "star_count": 1, "is_official": False, "is_automated": False}]
+
+
+class FakeHistory:
+    def all(self):
+        return []
+
+    def get(self, ref):
+        raise NotFound(f"no record found for build {ref}")
+
+    log = remove = get
+
+
+class FakeBuilds:
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.history = FakeHistory()
+
+    async def build(self, query, body, credentials):
+        content = b"".join([chunk async for chunk in body])
+        self.calls.note("build", query, content, credentials)
+        if query.target == "absent":
+            raise InvalidParameter("failed to reach build target absent in Dockerfile")
+        yield {"stream": "Step 1/1 : FROM x"}
+        if query.target == "late":
+            raise Conflict("too late")
+
+    def cancel(self, build_id):
+        self.calls.note("cancel_build", build_id)
+
+    async def prune(self, *, everything, space, wanted):
+        self.calls.note("prune_builds", everything, space, wanted)
+        return {"CachesDeleted": None, "SpaceReclaimed": 0}
+
+
+class FakeChecks:
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+
+    async def run(self, options, credentials):
+        self.calls.note("check", options, credentials)
+        yield {"Kind": "layer", "Id": "x", "Problem": "it is missing", "Images": [], "Repaired": False, "Repair": ""}
+        yield {"Checked": {}, "Problems": 1, "Repaired": 0}
+
 
 class FakeEngine:
+    facts = SimpleNamespace(cgroup_v2=False)
+
     def __init__(self) -> None:
         self.calls = Calls()
         self.containers = FakeContainers(self.calls)
+        self.networks = FakeNetworks(self.calls)
         self.execs = FakeExecs(self.calls, self.containers)
         self.images = FakeImages(self.calls)
         self.volumes = FakeVolumes(self.calls)
+        self.registries = FakeRegistries(self.calls)
+        self.builds = FakeBuilds(self.calls)
+        self.checks = FakeChecks(self.calls)
+        self.mirrors = ["https://mirror.example"]
         self.events = FakeEvents(self.calls)
         self.system = FakeSystem()
+        self.metrics = Metrics()
+
+    def set_mirrors(self, urls):
+        self.mirrors = urls
 
 
 class ApiServer:
     """The real server with a fake engine, on a loop in a thread of its own."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, *, hosts=(), **options) -> None:
+        self.hosts = list(hosts)
         self.directory = Path(tempfile.mkdtemp(prefix="corten-test-api-"))
         self.path = self.directory / "api.sock"
         self.options = options
@@ -411,7 +554,8 @@ class ApiServer:
 
         async def start():
             self.engine = FakeEngine()
-            self.server = Server(self.engine, [f"unix://{self.path}"], **self.options)
+            self.server = Server(self.engine, [f"unix://{self.path}", *self.hosts], **self.options)
+            self.server.describe(self.engine.metrics)
             await self.server.start()
 
         try:

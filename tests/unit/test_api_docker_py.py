@@ -24,7 +24,7 @@ def client(server, request):
 
 def test_ping_version_and_negotiation(client):
     assert client.ping() is True
-    assert client.version()["ApiVersion"] == "1.47"
+    assert client.version()["ApiVersion"] == "1.55"
 
 
 def test_containers(client, server):
@@ -97,9 +97,13 @@ def test_images(client):
     assert client.api.tag("host", "r.io/x", "1") is True
     progress = list(client.api.load_image(b"x" * 500, quiet=False))
     assert progress == [{"stream": "Loaded 500\n"}]
-    with pytest.raises(docker.errors.APIError) as caught:
-        client.api.pull("busybox", tag="latest")
-    assert caught.value.status_code == 501
+    assert "Downloaded newer image for busybox:latest" in client.api.pull("busybox", tag="latest")
+    with pytest.raises(docker.errors.NotFound, match="pull access denied"):
+        client.api.pull("secret", tag="latest")
+    assert client.login("me", "word", registry="r.io", reauth=True)["Status"] == "Login Succeeded"
+    assert "r.io/team/app" in client.api.push("r.io/team/app", tag="1")
+    assert client.api.search("x", limit=3)[0]["name"] == "x"
+    assert client.api.inspect_distribution("r.io/team/app")["Descriptor"]["size"] == 1
 
 
 def test_events_stats_and_networks(client):

@@ -42,7 +42,7 @@ def uploaded(server):
 def test_ping_has_the_headers_that_clients_negotiate_with(client):
     answer = client.ask("GET", "/_ping")
     assert (answer.status, answer.body) == (200, b"OK")
-    assert answer.headers["api-version"] == "1.47"
+    assert answer.headers["api-version"] == "1.55"
     assert answer.headers["docker-experimental"] == "false"
     assert answer.headers["ostype"] == "linux"
     assert answer.headers["builder-version"] == "1"
@@ -52,10 +52,10 @@ def test_ping_has_the_headers_that_clients_negotiate_with(client):
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", answer.headers["date"])
 
 
-def test_head_has_the_headers_of_get_and_no_body(client):
+def test_the_head_of_a_ping_says_that_there_is_no_body(client):
     client.request("HEAD", "/_ping")
     status, headers = client.read_head()
-    assert (status, headers["content-length"]) == (200, "2")
+    assert (status, headers["content-length"]) == (200, "0")
     assert client.ask("GET", "/_ping").body == b"OK"  # no stray byte in between
 
 

@@ -127,7 +127,7 @@ def test_places_where_no_socket_can_be(path):
         "unix://",
         "unix://relative",
         "unix:/x",
-        "tcp://127.0.0.1:2375",
+        "tcp://127.0.0.1:port",
         "/run/x.sock",
         "fd:3",
         "npipe://x",

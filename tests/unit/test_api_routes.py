@@ -1,13 +1,15 @@
 """What each route asks the engine for, and what it makes of the answer."""
 
+import base64
 import json
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 from api_fakes import STAT, ApiServer, eventually, frame, path_stat
 
-from corten.api.routes import ROUTES, images
+from corten.api.routes import ROUTES
+from corten.dockerapi.build import BuildQuery, PruneSpace
+from corten.dockerapi.container import Ulimit
 from corten.dockerapi.queries import CommitQuery, ImportQuery, LogQuery
 
 SWARM = (
@@ -314,15 +316,6 @@ def test_image_list_and_inspect_by_version(server, calls):
     assert calls.last()[2]["filters"] == {"reference": ["busybox"]}
 
 
-def test_images_without_a_name_by_version():
-    row = {"Id": "x", "RepoTags": [], "RepoDigests": [], "Size": 5}
-    old = images._row_for_version(SimpleNamespace(version=(1, 41)), row)
-    assert (old["RepoTags"], old["RepoDigests"], old["VirtualSize"]) == (["<none>:<none>"], ["<none>@<none>"], 5)
-    assert images._row_for_version(SimpleNamespace(version=(1, 47)), row) == row
-    digested = {**row, "RepoDigests": ["a@sha256:x"]}
-    assert images._row_for_version(SimpleNamespace(version=(1, 41)), digested)["RepoTags"] == []
-
-
 def test_names_of_images_have_slashes(server, calls):
     name = "registry.example/team/app:1"
     assert server.ask("GET", f"/images/{name}/json").status == 200
@@ -335,9 +328,13 @@ def test_names_of_images_have_slashes(server, calls):
     assert server.ask("GET", "/images/registry.example%2Fteam%2Fapp:1/json").status == 200
 
 
-def test_save_of_several(server):
+def test_save_of_several(server, calls):
     answer = server.ask("GET", "/images/get?names=host&names=busybox:latest")
     assert (answer.headers["content-type"], answer.body) == ("application/x-tar", b"image" * 20)
+    assert calls.last()[1] == (("host", "busybox:latest"), "docker")
+    server.ask("GET", "/images/get?names=host&format=oci")
+    assert calls.last()[1] == (("host",), "oci")
+    assert server.ask("GET", "/images/get?names=host&format=zip").status == 400
     assert server.ask("GET", "/images/get?names=nope").status == 404
     assert server.ask("GET", "/images/get").status == 400
 
@@ -356,22 +353,77 @@ def test_import(server, calls):
     assert calls.last()[1] == (wanted,)
 
 
-def test_what_needs_a_registry_or_a_builder_says_so(server):
+def test_what_needs_a_builder_says_so(server):
     for method, path in (
-        ("POST", "/images/create?fromImage=busybox&tag=latest"),
         ("POST", "/images/create?fromSrc=http://example/x.tar"),
-        ("POST", "/images/a/b/push"),
-        ("GET", "/images/search?term=x"),
-        ("GET", "/distribution/a/b/json"),
-        ("POST", "/build?t=x"),
+        ("POST", "/grpc"),
         ("POST", "/session"),
-        ("POST", "/auth"),
     ):
         answer = server.ask(method, path)
         assert answer.status == 501
         assert "support" in answer.message
     assert server.ask("POST", "/images/create").status == 400
-    assert server.ask("POST", "/build/prune").json == {"CachesDeleted": None, "SpaceReclaimed": 0}
+
+
+def test_build(server, calls):
+    path = (
+        "/build?t=a&t=b:1&dockerfile=d/File&buildargs=%7B%22A%22%3A%221%22%2C%22B%22%3Anull%7D&labels=%7B%22l%22%3A%22v%22%7D"
+        "&cachefrom=%5B%22x%22%5D&nocache=1&rm=0&q=1&target=t&networkmode=none&memory=4096&shmsize=1&extrahosts=h:1.2.3.4"
+        "&ulimits=%5B%7B%22Name%22%3A%22nofile%22%2C%22Soft%22%3A1%2C%22Hard%22%3A2%7D%5D&platform=Linux/amd64&pull=1&version=1"
+    )
+    secret = base64.urlsafe_b64encode(b'{"r.example":{"username":"u","password":"p"}}').decode()
+    answer = server.ask("POST", path, b"tar", {"X-Registry-Config": secret, "Content-Type": "application/x-tar"})
+    assert (answer.status, answer.body) == (200, b'{"stream":"Step 1/1 : FROM x"}\r\n')
+    query, content, credentials = calls.last()[1]
+    assert content == b"tar"
+    assert credentials["r.example"].username == "u"
+    assert query == BuildQuery(
+        tags=("a", "b:1"), dockerfile="d/File", arguments={"A": "1", "B": None}, labels={"l": "v"}, cache_from=("x",),
+        no_cache=True, remove=False, quiet=True, target="t", network="none", memory=4096, shm_size=1, pull=True,
+        extra_hosts=("h:1.2.3.4",), ulimits=(Ulimit(name="nofile", soft=1, hard=2),), platform="linux/amd64",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "version=2", "session=abc", "remote=client-session", "isolation=hyperv", "memory=x",
+        "cpushares=1.5",
+        "buildargs=%5B", "buildargs=%7B%22a%22%3A1%7D", "labels=1", "cachefrom=x", "ulimits=%7B%7D",
+        "securityopt=%5B%22seccomp%3Dunconfined%22%5D", "outputs=%5B%7B%22Type%22%3A%22tar%22%7D%5D", "target=absent",
+        "memory=99999999999999999999", "extrahosts=%5B1%5D",
+    ],
+)  # fmt: skip
+def test_builds_that_are_refused_before_anything_is_done(server, parameters):
+    answer = server.ask("POST", f"/build?{parameters}", b"tar")
+    assert answer.status == 400
+    assert answer.message
+
+
+def test_a_build_that_fails_late_tells_so_in_its_stream(server):
+    answer = server.ask("POST", "/build?target=late", b"tar")
+    last = json.loads(answer.body.splitlines()[-1])
+    assert (answer.status, last["error"], last["errorDetail"]) == (200, "too late", {"message": "too late"})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "removed"),
+    [("", (True, False)), ("rm=0", (False, False)), ("rm=1", (True, False)), ("rm=0&forcerm=1", (True, True))],
+)
+def test_which_containers_of_a_build_stay(server, calls, parameters, removed):
+    server.ask("POST", f"/build?{parameters}", b"tar")
+    query = calls.last()[1][0]
+    assert (query.remove, query.force_remove) == removed
+
+
+def test_the_cache_of_builds(server, calls):
+    answer = server.ask("POST", "/build/prune?all=1&keep-storage=5&filters=%7B%22until%22%3A%5B%221h%22%5D%7D")
+    assert answer.json == {"CachesDeleted": None, "SpaceReclaimed": 0}
+    assert calls.last()[1] == (True, PruneSpace(reserved=5), {"until": ["1h"]})
+    assert server.ask("POST", "/build/cancel?id=x").status == 200
+    assert calls.last()[1] == ("x",)
+    assert server.ask("POST", "/build/prune?min-free-space=5&max-used-space=6&reserved-space=7").status == 200
+    assert calls.last()[1] == (False, PruneSpace(reserved=7, max_used=6, min_free=5), {})
 
 
 def test_commit(server, calls):
@@ -408,21 +460,28 @@ def test_volume_prune_spares_named_volumes_since_1_42(server, calls, version, fi
 
 def test_events(server, calls):
     answer = server.ask("GET", "/events?since=10&until=20.5&filters=%7B%22type%22%3A%5B%22container%22%5D%7D")
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == "application/jsonl"
     assert json.loads(answer.body)["Action"] == "start"
+    assert server.ask("GET", "/v1.51/events?until=20").headers["content-type"] == "application/json"
+    wanted = {"Accept": "text/html, application/json-seq;q=0.9, application/x-ndjson;q=0.5"}
+    answer = server.ask("GET", "/events?since=10&until=20", headers=wanted)
+    assert answer.headers["content-type"] == "application/json-seq"
+    assert answer.body.startswith(b"\x1e{")
+    assert answer.body.endswith(b"}\n")
+    server.ask("GET", "/events?since=10&until=20.5&filters=%7B%22type%22%3A%5B%22container%22%5D%7D")
     assert calls.last()[1] == (10_000_000_000, 20_500_000_000, {"type": ["container"]})
     assert server.ask("GET", "/events?since=20&until=10").status == 400
     assert server.ask("GET", "/events?since=x").status == 400
 
 
 def test_version_and_disk_usage(server):
-    assert server.ask("GET", "/version").json["ApiVersion"] == "1.47"
+    assert server.ask("GET", "/version").json["ApiVersion"] == "1.55"
     assert server.ask("GET", "/system/df?type=image&type=volume").json["Types"] == ["image", "volume"]
     assert server.ask("GET", "/v1.41/system/df?type=image").json["Types"] == []
     assert server.ask("GET", "/system/df?type=x").status == 400
 
 
-def test_the_two_networks(server):
+def test_networks(server, calls):
     networks = server.ask("GET", "/networks").json
     assert [(network["Name"], network["Driver"]) for network in networks] == [("none", "null"), ("host", "host")]
     host = server.ask("GET", "/networks/host").json
@@ -431,7 +490,17 @@ def test_the_two_networks(server):
     assert server.ask("GET", "/networks/nope").message == "network nope not found"
     assert server.ask("DELETE", "/networks/host").status == 403
     assert server.ask("DELETE", "/networks/nope").status == 404
-    assert post(server, "/networks/create", {"Name": "x"}).status == 501
+    wanted = {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.1.0.0/16"}]}, "EnableIPv6": True, "Labels": {"a": "b"}}
+    assert post(server, "/networks/create", wanted).json == {"Id": "n" * 64, "Warning": ""}
+    _, (request,), _ = calls.last()
+    assert (request.name, request.ipam.config[0].subnet, request.enable_ipv6) == ("x", "10.1.0.0/16", True)
+    connected = {"Container": "web", "EndpointConfig": {"Aliases": ["db"], "IPAMConfig": {"IPv4Address": "10.1.0.9"}}}
+    assert post(server, "/networks/x/connect", connected).status == 200
+    _, (reference, network, settings), _ = calls.last()
+    assert (reference, network, settings.aliases) == ("web", "x", ["db"])
+    assert settings.ipam_config.ipv4_address == "10.1.0.9"
+    assert post(server, "/networks/x/disconnect", {"Container": "web", "Force": True}).status == 200
+    assert calls.last()[1:] == (("web", "x"), {"force": True})
     assert post(server, "/networks/prune").json == {"NetworksDeleted": None}
 
 
@@ -494,4 +563,4 @@ def test_every_row_answers_with_a_status_that_is_meant(server):
         path = route.template.replace("{name*}", "no/such").replace("{id}", "no.such").replace("{name}", "no.such")
         answer = server.ask(route.method, path.replace("{checkpoint}", "x"))
         assert answer.status in (200, 201, 204, 400, 403, 404, 501, 503), (route.method, route.template)
-        assert answer.headers["api-version"] == "1.47"
+        assert answer.headers["api-version"] == "1.55"

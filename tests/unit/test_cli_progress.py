@@ -43,7 +43,8 @@ def test_without_a_terminal_only_results_are_printed(tmp_path: Path) -> None:
     assert out.getvalue() == "abc: Done\nLoaded image: x:1\nsha256:0\n"
 
 
-def test_on_a_terminal_lines_are_redrawn(tmp_path: Path) -> None:
+def test_on_a_terminal_lines_are_redrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # too narrow for bars
     out = Terminal()
     shown(tmp_path, out, REPORT)
     text = out.getvalue()
@@ -52,6 +53,15 @@ def test_on_a_terminal_lines_are_redrawn(tmp_path: Path) -> None:
     assert "\n\x1b[1A\x1b[2K\rdef: Loading layer 7B\x1b[1B\r" in text
     assert "\x1b[2A\x1b[2K\rabc: Loading layer 3MB/3MB\x1b[2B\r" in text
     assert text.endswith("Loaded image: x:1\n\x1b[2Ksha256:0\n")
+
+
+def test_a_wide_terminal_has_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "76")
+    out = Terminal()
+    shown(tmp_path, out, REPORT)
+    assert "abc: Loading layer [==========>         ]  1.5MB/3MB" in out.getvalue()
+    assert "abc: Loading layer [====================]  3MB/3MB" in out.getvalue()
+    assert "def: Loading layer 7B" in out.getvalue()
 
 
 def test_nothing_is_shown_when_asked(tmp_path: Path) -> None:

@@ -269,7 +269,9 @@ def test_names_cannot_leave_their_place_in_a_path() -> None:
     assert quote("\udcff") == "%FF"
 
 
-@pytest.mark.parametrize("host", ["tcp://localhost:2375", "unix://relative", "relative", "npipe:////./pipe/x"])
+@pytest.mark.parametrize(
+    "host", ["tcp://localhost:port", "tcp://a/b", "tcp://::1:1", "unix://relative", "relative", "npipe:////./pipe/x"]
+)
 def test_bad_hosts(host: str) -> None:
     with pytest.raises(errors.InvalidParameter, match="invalid host"):
         Api(host)

@@ -287,11 +287,8 @@ def test_bad_archives_are_refused(tree):
 
 
 def test_export_is_everything_below_the_root(tree):
-    descriptor = os.open(tree, os.O_PATH | os.O_DIRECTORY)
-    try:
-        raw = b"".join(archive.export(descriptor))
-    finally:
-        os.close(descriptor)
+    with view(tree) as shown:
+        raw = b"".join(archive.export(shown))
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         names = tar.getnames()
     assert "data/file" in names

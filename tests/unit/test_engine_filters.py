@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from corten.dockerapi.container import ContainerConfig, HostConfig, PortBinding
-from corten.dockerapi.network import builtin_network
 from corten.engine import filters as room
 from corten.engine.container import Container, State, Status
+from corten.engine.endpoint import Endpoint
 from corten.engine.filters import ContainerFilter, PruneFilter
 from corten.engine.mount_points import MountPoint
+from corten.engine.network_records import host_record
 from corten.errors import InvalidParameter, NotFound
 
 SECOND = 10**9
@@ -50,6 +51,7 @@ def container(number=1, **changes):
         "image_id": "middle",
         "config": ContainerConfig(labels={"tier": "front", "empty": ""}, exposed_ports={"80/tcp": {}, "53/udp": {}}),
         "host_config": HostConfig(network_mode="none", port_bindings={"8080/tcp": [PortBinding(host_port="1")]}),
+        "networks": {"none": Endpoint(network_id=host_record("none").id)},
         "driver": "overlay2",
         "state": State(status=Status.EXITED, exit_code=3, started_ns=number * SECOND),
         "mount_points": [
@@ -109,8 +111,8 @@ def matches(filters, subject=None, health=""):
         ({"volume": ["/v/data/_data"]}, False),
         ({"volume": ["dat"]}, False),
         ({"network": ["none"]}, True),
-        ({"network": [builtin_network("none")["Id"]]}, True),
-        ({"network": [builtin_network("none")["Id"][:12]]}, True),
+        ({"network": [host_record("none").id]}, True),
+        ({"network": [host_record("none").id[:12]]}, True),
         ({"network": ["host"]}, False),
         ({"expose": ["80"]}, True),
         ({"expose": ["70-90/tcp"]}, True),

@@ -14,6 +14,7 @@ from corten.engine.container import Container, HostConfig, State, Status
 from corten.engine.events import Events
 from corten.engine.image_documents import committed_config, created_ns, inspected, reference_matches
 from corten.engine.images import Images
+from corten.engine.metrics import Metrics
 from corten.errors import Conflict, InvalidParameter, NotFound
 from corten.image.store import Image
 
@@ -61,6 +62,8 @@ class FakeStore:
                 return item
         raise NotFound(f"No such image: {ref}")
 
+    look_up = get
+
     def all(self):
         return list(self.images)
 
@@ -85,7 +88,7 @@ class FakeStore:
         chosen = [item for item in self.images if (every or not item.tags) and wanted(item)]
         return [{"Deleted": item.id} for item in chosen], 42
 
-    def load(self, stream, progress):
+    def load(self, stream, progress, *, platform=None):
         content = stream.read()
         if content == b"bad":
             raise InvalidParameter("invalid tar archive")
@@ -110,6 +113,8 @@ class FakeStore:
 
 
 class FakeContainers:
+    metrics = Metrics()
+
     def __init__(self, status=Status.EXITED):
         self.container = Container(
             id="c" * 64,
@@ -176,7 +181,7 @@ def test_rows_newest_first_without_steps_below():
         "Size": 120,
         "SharedSize": -1,
         "Labels": {"tier": "front"},
-        "Containers": -1,
+        "Containers": 1,
     }
     assert BASE.id in shown(all=True)
 

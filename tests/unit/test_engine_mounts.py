@@ -233,7 +233,21 @@ def test_bad_mounts_in_dockers_words(mount, text):
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["image", "cluster", "npipe"])
+def test_an_image_is_mounted_read_only_and_in_parts():
+    point = parse_mount(Mount(type="image", source="tools", target="/t/", image_options=ImageOptions(subpath="a/./b")))
+    assert (point.type, point.source, point.destination, point.rw, point.subpath) == (
+        *("image", "tools", "/t"),
+        False,
+        "a/./b",
+    )
+    for subpath in ("/abs", "..", "a/../../b"):
+        with pytest.raises(InvalidParameter, match="relative path within the image"):
+            parse_mount(Mount(type="image", source="x", target="/x", image_options=ImageOptions(subpath=subpath)))
+    with pytest.raises(InvalidParameter, match="Source must not be empty"):
+        parse_mount(Mount(type="image", target="/x"))
+
+
+@pytest.mark.parametrize("kind", ["cluster", "npipe"])
 def test_types_that_do_not_exist_yet_say_so(kind):
     with pytest.raises(NotImplementedYet, match=kind):
         parse_mount(Mount(type=kind, source="x", target="/x"))

@@ -16,10 +16,11 @@ from corten.config import Config
 from corten.engine import host_support
 from corten.engine.events import Events
 from corten.engine.host_support import LimitSupport, filesystem_of, os_release, overlay_status
+from corten.engine.runtimes import Runtimes
 from corten.engine.system import System
 
 V1_FILES = {
-    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"),
+    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control", "memory.swappiness"),
     "cpu": ("cpu.cfs_quota_us", "cpu.shares"),
     "cpuset": ("cpuset.cpus",),
     "pids": (),
@@ -40,6 +41,7 @@ def test_version_1_with_everything(tmp_path):
     assert found == LimitSupport(
         memory=True,
         swap=True,
+        swappiness=True,
         oom_kill_disable=True,
         cpu_quota=True,
         cpu_shares=True,
@@ -74,7 +76,7 @@ def test_version_2(tmp_path):
 
 
 def test_version_2_with_little(tmp_path):
-    found = LimitSupport.read(v2(tmp_path, "cpu memory"))
+    found = LimitSupport.read(v2(tmp_path, "cpu memory", "memory.max"))
     assert found.missing == (
         "WARNING: No swap limit support",
         "WARNING: No cpuset support",
@@ -107,12 +109,21 @@ def test_the_status_of_overlay(monkeypatch, tmp_path):
 
 class FakeEngine:
     def __init__(self, root: Path, **config):
-        self.config = Config(data_root=root, exec_root=root / "run", hosts=("unix:///x",), **config)
+        self.config = Config(data_root=root, exec_root=root / "run", **{"hosts": ("unix:///x",), **config})
         self.events = Events()
         self.snapshotter = SimpleNamespace(name="overlay2")
         self.images = SimpleNamespace(count=lambda: 3, usage=self._answer("images"), layers_size=lambda: 5)
         self.containers = SimpleNamespace(list=self._answer("containers"))
         self.volumes = SimpleNamespace(usage=lambda: ["volumes"])
+        self.builds = SimpleNamespace(usage=self._answer("builds"))
+        self.registries = SimpleNamespace(
+            describe=lambda: {"Mirrors": ["https://m/"]}, proxies=lambda: {"HttpProxy": "http://p:1"}
+        )
+        self.runtimes = Runtimes(self.config)
+        self.facts = SimpleNamespace(cgroups=True, apparmor=False)
+        self.user_namespaces = SimpleNamespace(are_default=False)
+        self.networks = SimpleNamespace(lacking="")
+        self.apparmor_problem = ""
 
     @staticmethod
     def _answer(name):
@@ -151,6 +162,8 @@ def test_info(tmp_path):
     assert "name=seccomp,profile=/p.json" in found["SecurityOptions"]
     assert "WARNING: daemon is not using the default seccomp profile" in found["Warnings"]
     assert found["MemTotal"] > 1 << 28
+    assert found["CDISpecDirs"] == []
+    assert not any("API is accessible" in text for text in found["Warnings"])
     assert found["Plugins"]["Log"] == ["json-file", "local", "none"]
     json.dumps(found)
 
@@ -176,3 +189,18 @@ def test_disk_usage(tmp_path, types, keys):
     assert found["LayersSize"] == (5 if "Images" in keys else 0)
     if "Containers" in keys:
         assert found["Containers"] == ["containers", {"all": True, "size": True}]
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({}, "http://0.0.0.0:2375 without encryption"),
+        ({"tls": True}, "https://0.0.0.0:2375 without TLS client verification"),
+        ({"tls": True, "tlsverify": True}, ""),
+    ],
+)
+def test_an_open_api_is_warned_of(tmp_path, config, text):
+    engine = FakeEngine(tmp_path, hosts=("unix:///x", "tcp://0.0.0.0:2375"), **config)
+    warnings = [item for item in ask(System(engine), "info")["Warnings"] or () if "API is accessible" in item]
+    assert len(warnings) == bool(text)
+    assert all(text in item for item in warnings)

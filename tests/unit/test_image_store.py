@@ -432,7 +432,7 @@ def test_damaged_archives_end_in_errors_and_leak_nothing(place):
             one_line(error)
     assert refused > 50
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of a test before may have ended meanwhile
     for image in place.store.all():
         if not place.store.is_builtin(image.id):
             place.store.remove(image.id, force=True, prune=True, in_use=nobody)
@@ -683,8 +683,8 @@ def test_an_image_whose_config_was_lost_can_still_be_removed(place):
     image = place.store.get("a:1")
     (place.data_root / "blobs/sha256" / image.id[7:]).write_bytes(b"damaged")
     place.again()
-    assert place.images() == []
-    with pytest.raises(NotFound):
+    assert place.images() == [("a:1",)]
+    with pytest.raises(NotFound, match="was changed on disk"):
         place.store.get("a:1")
     place.store.remove("a:1", force=True, prune=True, in_use=nobody)
     assert not place.layers()

@@ -16,8 +16,10 @@ from corten.image.layer_apply import DISPLACED_NAME, SPLIT_NAME, LayerStats, app
 from corten.image.pipes import chunks_of
 from corten.image.settle import settle
 from corten.linux.paths import remove_tree
+from corten.linux.user_namespace import Rights
 
 OPAQUE = "user.overlay.opaque"
+NO_RIGHTS = Rights(owners=False, devices=False)
 
 
 class Layer:
@@ -30,7 +32,7 @@ class Layer:
 
     def apply(self, raw: bytes, *, overlay: bool = True, chunk: int = 1000) -> LayerStats:
         return apply_layer(
-            chunks_of(io.BytesIO(raw), chunk), self.files, self.directory, overlay=overlay, privileged=False
+            chunks_of(io.BytesIO(raw), chunk), self.files, self.directory, overlay=overlay, rights=NO_RIGHTS
         )
 
     def rebuilt(self) -> bytes:
@@ -200,7 +202,7 @@ def test_implied_directories_take_over_from_below(layer, tmp_path):
     (lower / "tmp/inner").chmod(0o700)
     stats = layer.apply(Tar().file("tmp/inner/f", b"x").file("new/f", b"y").bytes())
     assert set(stats.implied) == {b"tmp", b"tmp/inner", b"new"}
-    settle(layer.files, [lower], stats, privileged=False)
+    settle(layer.files, [lower], stats, NO_RIGHTS)
     assert stat.S_IMODE(os.lstat(layer.files / "tmp").st_mode) == 0o1777
     assert stat.S_IMODE(os.lstat(layer.files / "tmp/inner").st_mode) == 0o700
     assert stat.S_IMODE(os.lstat(layer.files / "new").st_mode) == 0o755
@@ -300,7 +302,7 @@ def test_an_opaque_root_hides_every_name_below(layer, tmp_path):
     (lower / "old").write_text("x")
     stats = layer.apply(Tar().file(".wh..wh..opq").dir("both").file("new", b"y").bytes())
     assert stats.opaque_root
-    settle(layer.files, [lower], stats, privileged=False)
+    settle(layer.files, [lower], stats, NO_RIGHTS)
     assert layer.is_whiteout("old")
     assert os.getxattr(layer.files / "both", OPAQUE) == b"y"
     assert not layer.is_whiteout("new")

@@ -13,13 +13,36 @@ SOURCE = Path(__file__).parents[2] / "src" / "corten"
 
 # room -> rooms it may import besides itself; "errors" and the package itself are open to everyone
 MAY_IMPORT: dict[str, set[str]] = {
-    "cli": {"client", "dockerapi", "config"},
-    "client": {"dockerapi", "config"},
+    "cli": {"client", "registry", "registry/server", "oci", "dockerapi", "dockerfile", "config", "places"},
+    "client": {"dockerapi", "config", "places"},
     "__main__": {"cli"},
-    "daemon": {"api", "engine", "config"},
-    "config": set(),
-    "api": {"engine", "dockerapi"},
-    "engine": {"image", "snapshot", "shim", "logdriver", "runtime", "cgroup", "oci", "dockerapi", "linux", "config"},
+    "daemon": {"api", "engine", "network", "rootless", "config", "places"},
+    "config": {"places"},
+    "places": set(),
+    "rootless": {"network", "runtime", "linux", "places"},
+    "api": {"api/http", "engine", "dockerapi"},
+    "api/http": {"dockerapi"},
+    "network": {"linux"},
+    "engine": {
+        *(
+            "network",
+            "build",
+            "registry",
+            "image",
+            "snapshot",
+            "shim",
+            "logdriver",
+            "runtime",
+            "cgroup",
+            "oci",
+            "dockerapi",
+            "linux",
+        ),
+        "config",
+    },
+    "registry": {"image", "oci", "linux"},
+    "registry/server": {"api/http", "registry", "oci", "linux"},
+    "build": {"dockerfile", "image", "snapshot", "oci", "linux"},
     "image": {"snapshot", "oci", "linux"},
     "snapshot": {"oci", "linux"},
     "shim": {"runtime", "cgroup", "logdriver", "linux"},
@@ -28,9 +51,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cgroup": {"linux"},
     "oci": set(),
     "dockerapi": set(),
+    "dockerfile": set(),
     "linux": set(),
     "errors": set(),
 }
+# rooms within rooms, with rules of their own
+INNER = ("api/http", "registry/server")
 # what a fork per container pays for: nothing but the standard library
 STANDARD_ONLY = ("shim", "runtime", "cgroup", "linux")
 NO_THREADS = ("shim", "runtime", "cgroup", "linux")
@@ -38,7 +64,14 @@ NO_THREADS = ("shim", "runtime", "cgroup", "linux")
 
 def room_of(path: Path) -> str:
     relative = path.relative_to(SOURCE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    if len(relative.parts) == 1:
+        return relative.stem
+    return _room("/".join(relative.parts[:-1]))
+
+
+def _room(place: str) -> str:
+    """The room of a directory, or of a module's name with slashes."""
+    return next((room for room in INNER if f"{place}/".startswith(f"{room}/")), place.partition("/")[0])
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -73,7 +106,7 @@ def test_imports_go_down(path: Path) -> None:
     for name in imported(path):
         if not name.startswith("corten."):
             continue
-        target = name.split(".")[1]
+        target = _room("/".join(name.split(".")[1:]))
         if target in (room, "errors", "__version__"):
             continue
         assert target in MAY_IMPORT[room], f"{path.relative_to(SOURCE)} ({room}) imports {name}"

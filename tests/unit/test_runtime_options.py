@@ -11,7 +11,7 @@ from corten.errors import InvalidParameter
 from corten.linux import mount
 from corten.runtime import idmap, mount_options, scheduling
 from corten.runtime.oci import arguments
-from corten.runtime.oci.documents import signal_number
+from corten.runtime.oci.signals import signal_number
 from corten.runtime.rootfs import sysctl_path
 
 RDONLY, NOSUID, NODEV = mount.MOUNT_ATTR_RDONLY, mount.MOUNT_ATTR_NOSUID, mount.MOUNT_ATTR_NODEV

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from corten.linux import process as kernel
-from corten.runtime import labels, privileges, scheduling, seccomp
+from corten.runtime import groups, labels, privileges, scheduling, seccomp_listener
+from corten.runtime.hostproc import HostProc
 from corten.runtime.privileges import Capabilities, Confinement
 from corten.runtime.users import Identity
 
@@ -109,7 +110,7 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         for module, name in (
-            (seccomp, "install"),
+            (seccomp_listener, "install"),
             (os, "setgroups"),
             (os, "setresgid"),
             (os, "setresuid"),
@@ -141,6 +142,13 @@ class Proc:
     def read(self, path: str) -> str:
         assert path == "self/setgroups"
         return "allow\n"
+
+
+def test_a_process_that_has_ended_gets_no_score() -> None:
+    """Init can fail before the parent comes to it: the reason, which init has told, counts."""
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(pid, 0)
+    assert groups.set_oom_score(HostProc(), str(pid), {"oomScoreAdj": 500}) == ""
 
 
 def steps(monkeypatch: pytest.MonkeyPatch, *, no_new_privileges: bool, program: bytes = b"filter") -> list[str]:

@@ -45,7 +45,7 @@ def test_the_first_that_can_be_executed_is_taken(tree: Path) -> None:
         ("{}/nosuch", CommandNotFound, 'exec: "{}/nosuch": stat {}/nosuch: no such file or directory'),
         ("{}/second/tool/x", CommandNotFound, 'exec: "{}/second/tool/x": stat {}/second/tool/x: not a directory'),
         ("{}/first/tool", CommandNotExecutable, 'exec: "{}/first/tool": permission denied'),
-        ("{}/first", CommandNotExecutable, 'exec: "{}/first": is a directory'),
+        ("{}/first", CommandNotExecutable, 'exec: "{}/first": permission denied'),
         ('a "quoted" one', CommandNotFound, 'exec: "a \\"quoted\\" one": executable file not found in $PATH'),
     ],
 )

@@ -312,9 +312,9 @@ def test_profiles_in_both_forms_and_malformed_ones() -> None:
 @pytest.mark.parametrize(
     ("profile", "text"),
     [
-        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "SCMP_ACT_NOTIFY is not supported"),
+        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "SCMP_ACT_NOTIFY cannot be the default"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NOPE"]}, "FLAG_NOPE is not supported"),
-        ({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}, "linux.seccomp.listenerPath"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}, "there is no listenerPath"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["amd64"]}, "unknown architecture 'amd64'"),
         (
             {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("KILL", (6, "EQ", 0))]},

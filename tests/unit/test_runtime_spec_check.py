@@ -119,7 +119,7 @@ def test_the_default_specification_is_valid() -> None:
             [{"type": "mount", "path": "/proc/self/ns/mnt"}],
             "own mount namespace cannot be a container's",
         ),
-        ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 1}], "mappings need a new user namespace"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 1}], "mappings need a user namespace"),
         ("linux.timeOffsets", {"boottime": {"secs": 1}}, "linux.timeOffsets: needs a new time namespace"),
         (
             "linux.sysctl",

@@ -314,9 +314,12 @@ def test_detach_keys_close_the_client_only(terminal):
     loop, streams, slave, _ = terminal
     ours, theirs = socket.socketpair()
     streams.attach(theirs.detach(), WITH_STDIN | OUTPUT, b"\x10\x11")
+    told = []
+    streams.on_detached = lambda: told.append(True)
     ours.send(b"abc\x10\x11def")
     turn(loop)
     assert ours.recv(100) == b""
+    assert told == [True]
     assert os.read(slave, 100) == b"abc"
     os.write(slave, b"goes on")
     turn(loop)

@@ -14,17 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_support import Oci, World, make_spec, read_terminal
+from runtime_support import Oci, World, children, make_spec, read_terminal
 
 from corten.errors import CommandNotFound, CortenError, InvalidParameter, SystemFailure
 
 pytestmark = pytest.mark.needs("busybox")
-
-
-@pytest.fixture
-def world(tmp_path: Path, busybox_rootfs: Path) -> Iterator[World]:
-    with World(tmp_path, busybox_rootfs) as made:
-        yield made
 
 
 @pytest.fixture
@@ -375,7 +369,7 @@ def test_the_session_keyring_is_the_containers_own(world: World) -> None:
 
 def test_every_try_is_told_and_none_is_left(world: World, canary: Path) -> None:
     """Many hostile starts in a row leave no mount, no group and no process."""
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounts, processes = Path("/proc/self/mountinfo").read_text(), children()
     changes: list[Any] = [
         lambda spec: spec["process"].update(cwd="/proc/self/fd/7"),
         lambda spec: spec["process"].update(user={"username": "4294967296"}),
@@ -389,5 +383,4 @@ def test_every_try_is_told_and_none_is_left(world: World, canary: Path) -> None:
         with pytest.raises(CortenError):
             world.run(spec)
     assert Path("/proc/self/mountinfo").read_text() == mounts
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() == processes

@@ -1,0 +1,6 @@
+#include "words.h"
+
+const char *greeting(void)
+{
+    return "hello from C";
+}

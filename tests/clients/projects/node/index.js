@@ -1,0 +1,1 @@
+console.log(require("words").greeting + ", " + process.env.NODE_ENV);

@@ -1,0 +1,64 @@
+"""Checks of Dockerfiles: each rule finds its mistake, on its line, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from corten.dockerfile.lint import RULES, check
+from corten.dockerfile.parser import parse
+from corten.errors import InvalidParameter
+
+FOUND = [
+    ("FROM a\nrun x\nCOPY a b\n", "ConsistentInstructionCasing", 2),
+    ("from a\nRUN x\ncopy a b\n", "ConsistentInstructionCasing", 2),
+    ("FROM a AS x\nFROM a AS x\n", "DuplicateStageName", 2),
+    ("FROM a as x\n", "FromAsCasing", 1),
+    ("FROM a\nCMD run me\n", "JSONArgsRecommended", 2),
+    ("FROM a\nENTRYPOINT run me\n", "JSONArgsRecommended", 2),
+    ("FROM a\nENV b c\n", "LegacyKeyValueFormat", 2),
+    ("FROM a\nLABEL b c=d\n", "LegacyKeyValueFormat", 2),
+    ("FROM a\nMAINTAINER me\n", "MaintainerDeprecated", 2),
+    ('FROM a\nCMD ["a"]\nCMD ["b"]\n', "MultipleInstructionsDisallowed", 2),
+    ("FROM a\nRUN a \\\n\n b\n", "NoEmptyContinuation", 3),
+    ("FROM a AS scratch\n", "ReservedStageName", 1),
+    ("FROM a\nARG DB_PASSWORD\n", "SecretsUsedInArgOrEnv", 2),
+    ("FROM a\nENV api_token=x\n", "SecretsUsedInArgOrEnv", 2),
+    ("FROM a AS Build\n", "StageNameCasing", 1),
+    ("FROM a:${V}\n", "UndefinedArgInFrom", 1),
+    ("FROM scratch\nCOPY a /$where\n", "UndefinedVar", 2),
+    ("FROM a\nWORKDIR app\n", "WorkdirRelativePath", 2),
+]
+
+
+@pytest.mark.parametrize(("text", "rule", "line"), FOUND)
+def test_found(text: str, rule: str, line: int) -> None:
+    findings, is_error = check(parse(text.encode()))
+    assert [(item.rule, item.line) for item in findings] == [(rule, line)]
+    assert not is_error
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {rule for _, rule, _ in FOUND} == set(RULES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'ARG V=1\nFROM a:$V AS build\nARG X\nENV y=$X\nWORKDIR /app\nWORKDIR sub\nCMD ["x"]\n',
+        "FROM scratch\nARG w=/x\nCOPY a $w\n",
+        'FROM a\nSHELL ["bash", "-c"]\nCMD run me\n',
+        "from a as b\nrun x\n",
+        "FROM a\nENV KEYBOARD=x MONKEY=y\n",
+        "FROM --platform=$BUILDPLATFORM a\n",
+    ],
+)
+def test_fine(text: str) -> None:
+    assert check(parse(text.encode()))[0] == []
+
+
+def test_directives_skip_rules_and_make_errors() -> None:
+    text = "FROM a\nMAINTAINER me\nENV b c\n"
+    assert len(check(parse(f"# check=skip=MaintainerDeprecated\n{text}".encode()))[0]) == 1
+    assert check(parse(f"# check=skip=all;error=true\n{text}".encode())) == ([], True)
+    with pytest.raises(InvalidParameter, match="invalid check directive"):
+        check(parse(f"# check=nonsense\n{text}".encode()))
