@@ -293,3 +293,25 @@ def test_export_is_everything_below_the_root(tree):
         names = tar.getnames()
     assert "data/file" in names
     assert not any(name.startswith(("/", ".")) for name in names)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_what_cannot_be_read_is_told_before_the_first_byte(tree):
+    for name in ("data/file", "z"):
+        (tree / name).write_bytes(b"x" * 3_000_000)
+    (tree / "z").chmod(0)
+    with view(tree) as shown:
+        os.seteuid(65_534)
+        try:
+            with pytest.raises(Forbidden, match="cannot read z of container box: permission denied"):
+                next(archive.export(shown))
+        finally:
+            os.seteuid(0)
+        (tree / "z").chmod(0o644)
+        (tree / "data/sub").chmod(0)
+        os.seteuid(65_534)
+        try:
+            with pytest.raises(Forbidden, match="cannot read data/sub of"):
+                next(archive.export(shown))
+        finally:
+            os.seteuid(0)

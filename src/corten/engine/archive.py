@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from corten.dockerapi.timestamps import format_ns
 from corten.engine.container import Container
 from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound, SystemFailure
-from corten.image.archive import tar_tree, untar_into
-from corten.linux import paths, process
+from corten.image.archive import tar_tree, unreadable, untar_into
+from corten.linux import paths, process, user_namespace
 from corten.linux.subids import Translation
 from corten.runtime import users
 
@@ -229,37 +229,7 @@ def export(view: View) -> Iterator[bytes]:
 
     Errors: Forbidden, before the first byte: a stream that has begun could only be cut.
     """
-    if os.geteuid() != 0 or not _has_every_id():
-        _check_readable(view)
-    try:
-        yield from tar_tree(view.root, ".", "", ids=view.ids)
-    except PermissionError as error:
-        raise _unreadable(view, error.filename) from error
-
-
-def _has_every_id() -> bool:
-    """Whether this is the machine's user namespace: in a user's own, root may not read what is others'."""
-    with open("/proc/self/uid_map") as file:
-        return file.read().split() == ["0", "0", "4294967295"]
-
-
-def _check_readable(view: View) -> None:
-    """The machine as an image (``host``) has files that are closed to an ordinary user's daemon."""
-
-    def closed(error: OSError) -> None:
-        raise error
-
-    try:
-        for directory, _, files, descriptor in os.fwalk(".", dir_fd=view.root, onerror=closed):
-            for name in files:
-                if os.access(name, os.R_OK, dir_fd=descriptor, effective_ids=True, follow_symlinks=False):
-                    continue
-                if modes.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                    raise _unreadable(view, os.path.join(directory, name))
-    except PermissionError as error:
-        raise _unreadable(view, error.filename) from error
-
-
-def _unreadable(view: View, name: str | bytes | None) -> Forbidden:
-    path = os.path.normpath(os.fsdecode(name)) if name else "a file"
-    return Forbidden(f"cannot read {path} of container {view.container.name}: permission denied")
+    # without the machine's root: the machine as an image has files that are closed to this daemon
+    if (os.geteuid() != 0 or not user_namespace.is_initial()) and (closed := unreadable(view.root)) is not None:
+        raise Forbidden(f"cannot read {closed} of container {view.container.name}: permission denied")
+    yield from tar_tree(view.root, ".", "", ids=view.ids)

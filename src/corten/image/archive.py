@@ -49,6 +49,16 @@ def tar_tree(
         os.close(top)
 
 
+def unreadable(dir_fd: int) -> str | None:
+    """The first path found below ``dir_fd`` that this process may not read; None when it may read everything."""
+    writer = TreeWriter(dir_fd)
+    try:
+        found = writer.unreadable()
+    finally:
+        writer.close()
+    return None if found is None else os.fsdecode(found) or "."
+
+
 def untar_into(
     dir_fd: int,
     stream: BinaryIO,

@@ -154,6 +154,27 @@ class TreeWriter:
         parent, base = split(path)
         return os.open(base, _DIRECTORY, dir_fd=self.directories.get(parent))
 
+    def unreadable(self) -> bytes | None:
+        """The path of a file or directory that this process may not read; None when it may read all."""
+        pending = [b""]
+        while pending:
+            path = pending.pop()
+            try:
+                descriptor = self._open(path)
+            except PermissionError:
+                return path
+            try:
+                with os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        child = path + b"/" + os.fsencode(entry.name) if path else os.fsencode(entry.name)
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(child)
+                        elif entry.is_file(follow_symlinks=False) and not _may_read(descriptor, entry.name):
+                            return child
+            finally:
+                os.close(descriptor)
+        return None
+
     def attribute(self, path: bytes, name: str) -> bytes:
         """An extended attribute of a directory, b"" when it has none."""
         descriptor = self._open(path)
@@ -163,6 +184,10 @@ class TreeWriter:
             return b""
         finally:
             os.close(descriptor)
+
+
+def _may_read(directory: int, name: str) -> bool:
+    return os.access(name, os.R_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
 
 
 def _described(status: os.stat_result, name: bytes) -> TarEntry | None:
