@@ -58,6 +58,7 @@ def frame(stream: int, payload: bytes) -> bytes:
 class FakeContainers:
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
+        self.views = self.files = self
         self.names = {"web": "a" * 64}
         self.tty = False
         self.program: socket.socket | None = None  # the far end of the last attach
@@ -73,7 +74,7 @@ class FakeContainers:
                 return container_id
         raise NotFound(f"No such container: {reference}")
 
-    async def list(self, *, all=False, limit=0, size=False, filters=None):
+    async def summaries(self, *, all=False, limit=0, size=False, filters=None):
         self.calls.note("list", all=all, limit=limit, size=size, filters=filters)
         return [
             {"Id": value, "Names": [f"/{key}"], "Image": "host", "HostConfig": {"NetworkMode": "none"}}
@@ -228,21 +229,21 @@ class FakeContainers:
 
         return chunks()
 
-    async def archive_stat(self, reference, path):
+    async def stat(self, reference, path):
         self._id(reference)
         if path == "/missing":
             raise NotFound(f"Could not find the file {path} in container {reference}")
         return STAT
 
-    async def archive_get(self, reference, path):
-        stat = await self.archive_stat(reference, path)
+    async def get(self, reference, path):
+        stat = await self.stat(reference, path)
 
         async def chunks():
             yield b"archive"
 
         return stat, chunks()
 
-    async def archive_put(self, reference, path, body, *, no_overwrite_dir_non_dir=False, copy_uid_gid=False):
+    async def put(self, reference, path, body, *, no_overwrite_dir_non_dir=False, copy_uid_gid=False):
         self._id(reference)
         if path == "/refused":
             raise InvalidParameter("not a directory")

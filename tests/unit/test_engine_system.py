@@ -113,7 +113,7 @@ class FakeEngine:
         self.events = Events()
         self.snapshotter = SimpleNamespace(name="overlay2")
         self.images = SimpleNamespace(count=lambda: 3, usage=self._answer("images"), layers_size=lambda: 5)
-        self.containers = SimpleNamespace(list=self._answer("containers"))
+        self.containers = SimpleNamespace(views=SimpleNamespace(summaries=self._answer("containers")))
         self.volumes = SimpleNamespace(usage=lambda: ["volumes"])
         self.builds = SimpleNamespace(usage=self._answer("builds"))
         self.registries = SimpleNamespace(

@@ -261,7 +261,7 @@ class System:
             document["Images"] = await engine.images.usage()
             document["LayersSize"] = engine.images.layers_size()
         if "container" in wanted:
-            document["Containers"] = await engine.containers.list(all=True, size=True)
+            document["Containers"] = await engine.containers.views.summaries(all=True, size=True)
         if "volume" in wanted:
             document["Volumes"] = await run_blocking(engine.volumes.usage)
         if "build-cache" in wanted:

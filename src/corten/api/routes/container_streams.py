@@ -92,7 +92,7 @@ async def stats(engine: Engine, request: Request) -> Reply:
     one_shot = query.flag("one-shot") and request.version >= (1, 41)
     if stream and one_shot:
         raise InvalidParameter("cannot have stream=true and one-shot=true")
-    samples = engine.containers.stats(request.params["id"], stream=stream, one_shot=one_shot)
+    samples = engine.containers.views.stats(request.params["id"], stream=stream, one_shot=one_shot)
     if stream:
         return json_stream(samples, at_once=False, endless=True)
     return json_response(await _first(samples))
@@ -106,7 +106,7 @@ async def _first(documents: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def export(engine: Engine, request: Request) -> StreamResponse:
-    chunks = await engine.containers.export(request.params["id"])
+    chunks = await engine.containers.files.export(request.params["id"])
     return StreamResponse(chunks, "application/octet-stream")
 
 
@@ -122,18 +122,18 @@ def _stat_header(stat: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 async def archive_head(engine: Engine, request: Request) -> Response:
-    stat = await engine.containers.archive_stat(request.params["id"], _archive_path(request))
+    stat = await engine.containers.files.stat(request.params["id"], _archive_path(request))
     return Response(headers=_stat_header(stat))
 
 
 async def archive_get(engine: Engine, request: Request) -> StreamResponse:
-    stat, chunks = await engine.containers.archive_get(request.params["id"], _archive_path(request))
+    stat, chunks = await engine.containers.files.get(request.params["id"], _archive_path(request))
     return StreamResponse(chunks, TAR, _stat_header(stat))
 
 
 async def archive_put(engine: Engine, request: Request) -> Response:
     query = request.query
-    await engine.containers.archive_put(
+    await engine.containers.files.put(
         request.params["id"],
         _archive_path(request),
         request.body,

@@ -22,7 +22,7 @@ _LARGEST_EMPTY_BODY = 7  # dockerd takes "{}" and "null" for no body
 
 async def list_containers(engine: Engine, request: Request) -> Response:
     query = request.query
-    rows = await engine.containers.list(
+    rows = await engine.containers.views.summaries(
         all=query.flag("all"),
         limit=query.integer("limit"),
         size=query.flag("size"),
@@ -44,16 +44,16 @@ async def create(engine: Engine, request: Request) -> Response:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    document = await engine.containers.inspect(request.params["id"], request.query.flag("size"))
+    document = await engine.containers.views.inspect(request.params["id"], request.query.flag("size"))
     return json_response(versions.container(document, request.version))
 
 
 async def top(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.containers.top(request.params["id"], request.query.text("ps_args")))
+    return json_response(await engine.containers.views.top(request.params["id"], request.query.text("ps_args")))
 
 
 async def changes(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.containers.changes(request.params["id"]))
+    return json_response(await engine.containers.views.changes(request.params["id"]))
 
 
 async def start(engine: Engine, request: Request) -> Response:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def xray_container(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.containers.xray(request.params["id"]))
+    return json_response(await engine.containers.views.xray(request.params["id"]))
 
 
 async def xray_host(engine: Engine, request: Request) -> Response:
