@@ -44,7 +44,9 @@ class Box:
         self.snapshotter = kind(root)
         self.database = sqlite3.connect(root / "corten.db", isolation_level=None, check_same_thread=False)
         self.volumes = Volumes(root, self.database, Events())
-        self.stopped = StoppedRoot(self.snapshotter, self.volumes, ImageMounts(root, None, self.snapshotter))
+        self.stopped = StoppedRoot(
+            self.snapshotter, self.volumes.of_containers, ImageMounts(root, None, self.snapshotter)
+        )
         self.place = root / "containers" / ID
         self.place.mkdir(parents=True)
         layer = self.snapshotter.stage(None)
@@ -58,8 +60,8 @@ class Box:
         self.snapshotter.create(ID, layer)
 
     def container(self, *points, **host) -> Container:
-        located = [self.volumes.located(point) for point in points]
-        self.volumes.acquire_all(ID, located, lambda: contextlib.nullcontext(-1))
+        located = [self.volumes.of_containers.located(point) for point in points]
+        self.volumes.of_containers.acquire_all(ID, located, lambda: contextlib.nullcontext(-1))
         return Container(
             id=ID,
             name="box",

@@ -45,8 +45,8 @@ def point(name="data", destination="/data", **fields):
 
 
 def acquired(volumes, container_id="c1", *points, root=no_root):
-    located = [volumes.located(item) for item in points]
-    volumes.acquire_all(container_id, located, root)
+    located = [volumes.of_containers.located(item) for item in points]
+    volumes.of_containers.acquire_all(container_id, located, root)
     return located
 
 
@@ -65,18 +65,18 @@ def test_a_file_system_is_mounted_for_its_users(volumes, data_root):
     points = acquired(volumes, "c1", point("fast", driver_options=TMPFS))
     acquired(volumes, "c2", point("fast"))
     assert kinds(inside) == []
-    volumes.mount_all("c1", points)
-    volumes.mount_all("c2", points)
+    volumes.of_containers.mount_all("c1", points)
+    volumes.of_containers.mount_all("c2", points)
     assert kinds(inside) == ["tmpfs"]
     status = os.stat(inside)
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (1000, 0o750)
     assert os.statvfs(inside).f_blocks * os.statvfs(inside).f_frsize == 1 << 20
     assert os.statvfs(inside).f_flag & os.ST_NOEXEC
-    volumes.unmount_all("c1", points)
+    volumes.of_containers.unmount_all("c1", points)
     assert kinds(inside) == ["tmpfs"]
-    volumes.unmount_all("c1", points)  # again is no error, and takes nothing from others
+    volumes.of_containers.unmount_all("c1", points)  # again is no error, and takes nothing from others
     assert kinds(inside) == ["tmpfs"]
-    volumes.unmount_all("c2", points)
+    volumes.of_containers.unmount_all("c2", points)
     assert kinds(inside) == []
 
 
@@ -86,7 +86,7 @@ def test_a_bind_of_a_host_directory(volumes, data_root, tmp_path):
     (host / "file").write_text("x")
     options = {"type": "none", "device": str(host), "o": "bind,ro"}
     points = acquired(volumes, "c1", point(driver_options=options))
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     inside = data_root / "volumes/data/_data"
     try:
         # the same file system: nothing but the mount tells that it is one
@@ -96,15 +96,15 @@ def test_a_bind_of_a_host_directory(volumes, data_root, tmp_path):
             (inside / "other").write_text("x")
         # a new daemon does not mount a second time
         again = open_volumes(data_root)
-        again.recover({"c1": points}, {"c1"})
-        again.mount_all("c1", points)
+        again.of_containers.recover({"c1": points}, {"c1"})
+        again.of_containers.mount_all("c1", points)
         assert len(kinds(inside)) == 1
-        again.unmount_all("c1", points)
+        again.of_containers.unmount_all("c1", points)
         assert kinds(inside) == []
     finally:
-        volumes.unmount_all("c1", points)
-    volumes.release("c1")
-    volumes._remove("data")
+        volumes.of_containers.unmount_all("c1", points)
+    volumes.of_containers.release("c1")
+    volumes.store.remove("data")
     assert (host / "file").read_text() == "x"
 
 
@@ -135,30 +135,30 @@ def test_a_bind_of_a_host_directory(volumes, data_root, tmp_path):
 def test_what_cannot_be_mounted_says_why_and_leaves_nothing(volumes, data_root, options, kind, text):
     points = acquired(volumes, "c1", point("good", "/good", driver_options=TMPFS), point(driver_options=options))
     with pytest.raises(kind) as caught:
-        volumes.mount_all("c1", points)
+        volumes.of_containers.mount_all("c1", points)
     assert text in str(caught.value)
     assert "secret" not in str(caught.value)
     assert kinds(data_root / "volumes/good/_data") == []
-    assert volumes._mounts._users == {}
+    assert volumes.store.mounts._users == {}
 
 
 def test_a_leftover_mount_does_not_keep_a_volume(volumes, data_root):
     points = acquired(volumes, "c1", point(driver_options=TMPFS))
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     # the daemon and its container die; nobody unmounts
     again = open_volumes(data_root)
-    again.recover({}, set())
-    again._remove("data")
+    again.of_containers.recover({}, set())
+    again.store.remove("data")
     assert not (data_root / "volumes/data").exists()
     assert kinds(data_root / "volumes/data/_data") == []
 
 
 def test_exits_that_a_daemon_missed_release_the_mount(volumes, data_root):
     points = acquired(volumes, "c1", point(driver_options=TMPFS))
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     again = open_volumes(data_root)
-    again.recover({"c1": points}, {"c1"})
-    again.unmount_all("c1", points)
+    again.of_containers.recover({"c1": points}, {"c1"})
+    again.of_containers.unmount_all("c1", points)
     assert kinds(data_root / "volumes/data/_data") == []
 
 
@@ -178,12 +178,12 @@ def test_a_part_of_a_volume(volumes, data_root):
     (part, single) = points = acquired(
         volumes, "c1", point(subpath="sub"), point(destination="/single", subpath="sub/file")
     )
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     assert sorted(os.listdir(part.host_path)) == ["deep", "file"]
     assert Path(single.host_path).read_text() == "part"
-    volumes.mount_all("c1", points)  # a second start after a crash finds its place taken
+    volumes.of_containers.mount_all("c1", points)  # a second start after a crash finds its place taken
     assert sorted(os.listdir(part.host_path)) == ["deep", "file"]
-    volumes.unmount_all("c1", points)
+    volumes.of_containers.unmount_all("c1", points)
     assert os.listdir(data_root / "volumes/.subpaths") == []
 
 
@@ -191,7 +191,7 @@ def test_a_part_that_is_not_there(volumes, data_root):
     filled(volumes, data_root)
     points = acquired(volumes, "c1", point(subpath="sub"), point(destination="/x", subpath="absent"))
     with pytest.raises(InvalidParameter, match="cannot access path absent in volume data"):
-        volumes.mount_all("c1", points)
+        volumes.of_containers.mount_all("c1", points)
     assert os.listdir(data_root / "volumes/.subpaths") == []
 
 
@@ -202,26 +202,26 @@ def test_links_in_a_volume_stay_in_it(volumes, data_root, tmp_path):
     (inside / "up").symlink_to("../../../..")
     (inside / "in").symlink_to("/sub")
     (part,) = points = acquired(volumes, "c1", point(subpath="in"))
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     assert "file" in os.listdir(part.host_path)
-    volumes.unmount_all("c1", points)
+    volumes.of_containers.unmount_all("c1", points)
     with pytest.raises(InvalidParameter):
-        volumes.mount_all("c1", acquired(volumes, "c1", point(subpath="out")))
+        volumes.of_containers.mount_all("c1", acquired(volumes, "c1", point(subpath="out")))
     (top,) = points = acquired(volumes, "c1", point(subpath="up"))
-    volumes.mount_all("c1", points)
+    volumes.of_containers.mount_all("c1", points)
     assert "sub" in os.listdir(top.host_path)
-    volumes.unmount_all("c1", points)
+    volumes.of_containers.unmount_all("c1", points)
 
 
 def test_places_of_parts_are_swept(volumes, data_root):
     filled(volumes, data_root)
     kept, left = acquired(volumes, "c1", point(subpath="sub")), acquired(volumes, "c2", point(subpath="sub"))
-    volumes.mount_all("c1", kept)
-    volumes.mount_all("c2", left)
+    volumes.of_containers.mount_all("c1", kept)
+    volumes.of_containers.mount_all("c2", left)
     again = open_volumes(data_root)
-    again.recover({"c1": kept}, {"c1", "c2"})
+    again.of_containers.recover({"c1": kept}, {"c1", "c2"})
     assert os.listdir(data_root / "volumes/.subpaths") == [Path(kept[0].attached).name]
-    again.unmount_all("c1", kept)
+    again.of_containers.unmount_all("c1", kept)
     assert os.listdir(data_root / "volumes/.subpaths") == []
 
 
@@ -422,7 +422,7 @@ def test_a_full_volume_is_empty_again(volumes, data_root, tmp_path):
     kernel.mount("tmpfs", str(place), "tmpfs", 0, "size=1m")
     try:
         with pytest.raises(SystemFailure, match="failed to populate volume data"), opened(root) as descriptor:
-            volumes.copy_up(point(copy_up=True), descriptor)
+            volumes.of_containers.copy_up(point(copy_up=True), descriptor)
         assert os.listdir(place) == []
     finally:
         subprocess.run(["umount", place], check=True)

@@ -15,7 +15,8 @@ from corten.engine.events import Events
 from corten.engine.mount_parsing import parse_bind
 from corten.engine.mount_point import MountPoint
 from corten.engine.volume_mounts import NameLocks, check_options
-from corten.engine.volumes import ANONYMOUS_LABEL, Volumes
+from corten.engine.volume_store import ANONYMOUS_LABEL
+from corten.engine.volumes import Volumes
 from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 
 
@@ -155,7 +156,7 @@ def test_lists_and_their_filters(place):
     create(volumes, "alpha", labels={"tier": "front"})
     create(volumes, "beta", labels={"tier": "back", "x": ""})
     create(volumes, "gamma")
-    volumes.acquire_all("c1", [point("beta")], no_root)
+    volumes.of_containers.acquire_all("c1", [point("beta")], no_root)
     assert names(volumes) == ["alpha", "beta", "gamma"]
     assert names(volumes, {"dangling": ["true"]}) == ["alpha", "gamma"]
     assert names(volumes, {"dangling": ["0"]}) == ["beta"]
@@ -188,14 +189,14 @@ def test_remove(place):
 
 def test_what_is_used_is_not_removed(place):
     volumes = place.open()
-    volumes.acquire_all("c2", [point("data")], no_root)
-    volumes.acquire_all("c1", [point("data"), point("data", "/again")], no_root)
+    volumes.of_containers.acquire_all("c2", [point("data")], no_root)
+    volumes.of_containers.acquire_all("c1", [point("data"), point("data", "/again")], no_root)
     assert volumes.users("data") == ["c1", "c2"]
     for force in (False, True):
         with pytest.raises(Conflict, match=r"^remove data: volume is in use - \[c1, c2\]$"):
             remove(volumes, "data", force)
-    volumes.release("c1")
-    volumes.release("c2")
+    volumes.of_containers.release("c1")
+    volumes.of_containers.release("c2")
     remove(volumes, "data")
 
 
@@ -204,7 +205,7 @@ def test_prune_takes_anonymous_volumes_that_nobody_uses(place):
     anonymous, used = create(volumes)["Name"], create(volumes)["Name"]
     create(volumes, "named", labels={"keep": ""})
     (place.root / f"volumes/{anonymous}/_data/file").write_bytes(b"x" * 1000)
-    volumes.acquire_all("c1", [point(used)], no_root)
+    volumes.of_containers.acquire_all("c1", [point(used)], no_root)
     assert prune(volumes) == {"VolumesDeleted": [anonymous], "SpaceReclaimed": 1000}
     assert prune(volumes) == {"VolumesDeleted": None, "SpaceReclaimed": 0}
     assert prune(volumes, {"all": ["true"], "label!": ["keep"]})["VolumesDeleted"] is None
@@ -219,16 +220,16 @@ def test_rm_v_takes_anonymous_volumes_only(place):
     volumes = place.open()
     mine, shared = point("named"), point("a" * 64, "/s", anonymous=True)
     own = point("b" * 64, "/o", anonymous=True)
-    volumes.acquire_all("c1", [mine, shared, own], no_root)
-    volumes.acquire_all("c2", [shared], no_root)
-    volumes.release("c1")
-    volumes.remove_anonymous([mine, shared, own])
+    volumes.of_containers.acquire_all("c1", [mine, shared, own], no_root)
+    volumes.of_containers.acquire_all("c2", [shared], no_root)
+    volumes.of_containers.release("c1")
+    volumes.of_containers.remove_anonymous([mine, shared, own])
     assert names(volumes) == ["a" * 64, "named"]
 
 
 def test_usage(place):
     volumes = place.open()
-    volumes.acquire_all("c1", [point("data")], no_root)
+    volumes.of_containers.acquire_all("c1", [point("data")], no_root)
     (place.root / "volumes/data/_data/file").write_bytes(b"x" * 77)
     (found,) = volumes.usage()
     assert found["UsageData"] == {"RefCount": 1, "Size": 77}
@@ -236,13 +237,13 @@ def test_usage(place):
 
 def test_located_points_know_their_place(place):
     volumes = place.open()
-    found = volumes.located(parse_bind("data:/x"))
+    found = volumes.of_containers.located(parse_bind("data:/x"))
     assert (found.source, found.attached) == (f"{place.root}/volumes/data/_data", "")
-    part = volumes.located(point("data", subpath="a"))
+    part = volumes.of_containers.located(point("data", subpath="a"))
     assert part.attached.startswith(f"{place.root}/volumes/.subpaths/")
-    assert part.attached != volumes.located(point("data", subpath="a")).attached
+    assert part.attached != volumes.of_containers.located(point("data", subpath="a")).attached
     bind = parse_bind("/srv:/x")
-    assert volumes.located(bind) is bind
+    assert volumes.of_containers.located(bind) is bind
 
 
 def test_volumes_of_a_container_that_could_not_be_made_are_gone(place):
@@ -250,7 +251,7 @@ def test_volumes_of_a_container_that_could_not_be_made_are_gone(place):
     create(volumes, "before")
     bad = point("fast", "/f", driver_options={"colour": "red"})
     with pytest.raises(InvalidParameter, match="invalid option"):
-        volumes.acquire_all("c1", [point("before"), point("made"), bad], no_root)
+        volumes.of_containers.acquire_all("c1", [point("before"), point("made"), bad], no_root)
     assert names(volumes) == ["before"]
     assert volumes.users("before") == []
 
@@ -287,12 +288,12 @@ def opener(root, count=None):
 def test_an_empty_volume_is_filled_once(place, image_root):
     volumes = place.open()
     opened = []
-    volumes.acquire_all("c1", [point("data", copy_up=True)], opener(image_root, opened))
+    volumes.of_containers.acquire_all("c1", [point("data", copy_up=True)], opener(image_root, opened))
     inside = place.root / "volumes/data/_data"
     assert (inside / "file").read_text() == "from the image"
     assert (inside / "sub/deep").read_text() == "deep"
     (inside / "file").write_text("changed")
-    volumes.acquire_all("c2", [point("data", copy_up=True)], opener(image_root, opened))
+    volumes.of_containers.acquire_all("c2", [point("data", copy_up=True)], opener(image_root, opened))
     assert (inside / "file").read_text() == "changed"
     assert len(opened) == 1  # what is filled needs no root
 
@@ -303,13 +304,13 @@ def test_an_empty_volume_is_filled_once(place, image_root):
 )
 def test_the_mount_point_is_looked_up_inside_the_image(place, image_root, destination, expected):
     volumes = place.open()
-    volumes.acquire_all("c1", [point("data", destination, copy_up=True)], opener(image_root))
+    volumes.of_containers.acquire_all("c1", [point("data", destination, copy_up=True)], opener(image_root))
     assert set(os.listdir(place.root / "volumes/data/_data")) == expected
 
 
 def test_nocopy_leaves_a_volume_empty(place):
     volumes = place.open()
-    volumes.acquire_all("c1", [point("data", copy_up=False)], no_root)
+    volumes.of_containers.acquire_all("c1", [point("data", copy_up=False)], no_root)
     assert os.listdir(place.root / "volumes/data/_data") == []
 
 
@@ -329,12 +330,12 @@ def test_a_volume_that_could_not_be_filled_is_empty_again(place, image_root, mon
     real = room._copy_file
     monkeypatch.setattr(room, "_copy_file", broken)
     with pytest.raises(SystemFailure, match=r"failed to populate volume data from /data: .*No space left"):
-        volumes.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
+        volumes.of_containers.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
     assert copied
     assert os.listdir(place.root / "volumes/data/_data") == []
     assert volumes.users("data") == []
     monkeypatch.undo()
-    volumes.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
+    volumes.of_containers.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
     assert set(os.listdir(place.root / "volumes/data/_data")) == {"file", "sub"}
 
 
@@ -346,7 +347,7 @@ def test_two_containers_at_once_fill_it_once(place, image_root):
 
     def start(container_id):
         try:
-            volumes.acquire_all(container_id, [point("data", copy_up=True)], opener(image_root))
+            volumes.of_containers.acquire_all(container_id, [point("data", copy_up=True)], opener(image_root))
         except BaseException as error:
             failures.append(error)
 
@@ -367,17 +368,17 @@ def test_two_containers_at_once_fill_it_once(place, image_root):
 def test_volumes_outlive_the_daemon(place):
     volumes = place.open()
     create(volumes, "data", labels={"a": "b"})
-    volumes.acquire_all("c1", [point("data")], no_root)
+    volumes.of_containers.acquire_all("c1", [point("data")], no_root)
     again = place.open()
-    again.recover({}, {"c1"})
+    again.of_containers.recover({}, {"c1"})
     assert asyncio.run(again.inspect("data"))["Labels"] == {"a": "b"}
     assert again.users("data") == ["c1"]
 
 
 def test_users_that_no_record_names_are_forgotten(place):
-    place.open().acquire_all("dead", [point("data")], no_root)
+    place.open().of_containers.acquire_all("dead", [point("data")], no_root)
     volumes = place.open()
-    volumes.recover({}, set())
+    volumes.of_containers.recover({}, set())
     remove(volumes, "data")
 
 
@@ -385,19 +386,19 @@ def test_removals_are_finished(place):
     hidden = place.root / "volumes/.removing-0123"
     hidden.mkdir(parents=True)
     (hidden / "file").write_text("x")
-    place.open().recover({}, set())
+    place.open().of_containers.recover({}, set())
     assert not hidden.exists()
 
 
 def test_a_volume_whose_directory_is_gone(place):
     volumes = place.open()
     create(volumes, "unused")
-    volumes.acquire_all("c1", [point("used")], no_root)
+    volumes.of_containers.acquire_all("c1", [point("used")], no_root)
     for name in ("used", "unused"):
         (place.root / f"volumes/{name}/_data").rmdir()
         (place.root / f"volumes/{name}").rmdir()
     volumes = place.open()
-    volumes.recover({}, {"c1"})
+    volumes.of_containers.recover({}, {"c1"})
     assert names(volumes) == ["used"]
     assert (place.root / "volumes/used/_data").is_dir()
 
@@ -409,13 +410,13 @@ def test_a_half_filled_volume_is_emptied(place, image_root):
     for name in ("data", "whole"):
         (place.root / f"volumes/{name}/_data/file").write_text("x")
     place.database.execute("UPDATE volumes SET filling=1 WHERE name='data'")
-    place.open().recover({}, set())
+    place.open().of_containers.recover({}, set())
     assert os.listdir(place.root / "volumes/data/_data") == []
     assert os.listdir(place.root / "volumes/whole/_data") == ["file"]
     volumes = place.open()
-    volumes.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
+    volumes.of_containers.acquire_all("c1", [point("data", copy_up=True)], opener(image_root))
     (place.root / "volumes/data/_data/mine").write_text("x")
-    place.open().recover({}, {"c1"})
+    place.open().of_containers.recover({}, {"c1"})
     assert "mine" in os.listdir(place.root / "volumes/data/_data")
 
 

@@ -170,18 +170,18 @@ class Checks:
     # -- volumes ------------------------------------------------------------------------------------------------------
 
     def _of_volumes(self) -> Iterator[_Own]:
-        lost, unrecorded = self._volumes.astray()
+        lost, unrecorded = self._volumes.store.astray()
         for name in lost:
 
             def remake(name: str = name) -> str:
-                self._volumes.recover_directory(name)
+                self._volumes.store.recover_directory(name)
                 return "an empty directory was made"
 
             yield _Own("volume", name, "its directory is missing", remake)
         for name in unrecorded:
 
             def adopt(name: str = name) -> str:
-                self._volumes.adopt(name)
+                self._volumes.store.adopt(name)
                 return "recorded again"
 
             yield _Own("volume", name, "its directory is there and it is not recorded", adopt)

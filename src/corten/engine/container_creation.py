@@ -10,6 +10,7 @@ from corten.dockerapi.container import ContainerCreate, HostConfig, LogConfig
 from corten.engine import create
 from corten.engine.container import Container
 from corten.engine.container_disk import ContainerDisk
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.endpoint_wishes import is_sharing, wanted_networks
 from corten.engine.endpoints import Endpoints
 from corten.engine.image_mounts import ImageMounts
@@ -23,7 +24,6 @@ from corten.engine.names import new_id, random_name, valid_name
 from corten.engine.preparation import HostFacts, Preparation
 from corten.engine.store import Store
 from corten.engine.user_namespaces import UserNamespaces
-from corten.engine.volumes import Volumes
 from corten.errors import InvalidParameter, NotFound
 from corten.image.catalog import Image
 from corten.image.store import ImageStore
@@ -43,7 +43,7 @@ class ContainerCreation:
         images: ImageStore,
         disk: ContainerDisk,
         driver: str,
-        volumes: Volumes,
+        volumes: ContainerVolumes,
         image_mounts: ImageMounts,
         endpoints: Endpoints,
         lifecycle: Lifecycle,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from corten.engine import create
 from corten.engine.container import Container
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.streams import run_blocking
-from corten.engine.volumes import Volumes
 from corten.errors import NotFound
 from corten.image.store import ImageStore
 from corten.linux import paths
@@ -25,7 +25,7 @@ class ContainerDisk:
     """
 
     def __init__(
-        self, snapshotter: Snapshotter, volumes: Volumes, images: ImageStore, directory: Callable[[str], Path]
+        self, snapshotter: Snapshotter, volumes: ContainerVolumes, images: ImageStore, directory: Callable[[str], Path]
     ) -> None:
         self._snapshotter = snapshotter
         self._volumes = volumes

@@ -9,6 +9,7 @@ from typing import Any
 from corten.engine import filters
 from corten.engine.container import Status
 from corten.engine.container_disk import ContainerDisk
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
 from corten.engine.health import HealthMonitor
@@ -18,7 +19,6 @@ from corten.engine.metrics import Metrics, timed
 from corten.engine.stats import Statistics
 from corten.engine.store import Store
 from corten.engine.streams import run_blocking
-from corten.engine.volumes import Volumes
 from corten.errors import Conflict, CortenError, InvalidParameter
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class ContainerRemoval:
         index: Index,
         store: Store,
         disk: ContainerDisk,
-        volumes: Volumes,
+        volumes: ContainerVolumes,
         endpoints: Endpoints,
         lifecycle: Lifecycle,
         health: HealthMonitor,

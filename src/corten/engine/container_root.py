@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corten.engine.container import Container
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.image_mounts import ImageMounts
 from corten.engine.mount_point import MountPoint
-from corten.engine.volumes import Volumes
 from corten.errors import Conflict, SystemFailure
 from corten.linux import mount as kernel
 from corten.linux import paths, process, user_namespace
@@ -66,7 +66,7 @@ def _is_of(container_id: str, process: int) -> bool:
 class StoppedRoot:
     """Opens the roots of containers that do not run."""
 
-    def __init__(self, snapshotter: Snapshotter, volumes: Volumes, image_mounts: ImageMounts) -> None:
+    def __init__(self, snapshotter: Snapshotter, volumes: ContainerVolumes, image_mounts: ImageMounts) -> None:
         self._snapshotter = snapshotter
         self._volumes = volumes
         self._image_mounts = image_mounts

@@ -26,6 +26,7 @@ from corten.engine.container_files import ContainerFiles
 from corten.engine.container_removal import ContainerRemoval
 from corten.engine.container_root import StoppedRoot
 from corten.engine.container_views import ContainerViews
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.endpoint_wishes import check_rate
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
@@ -42,7 +43,6 @@ from corten.engine.stats import Statistics
 from corten.engine.store import Store
 from corten.engine.tasks import Tasks
 from corten.engine.user_namespaces import UserNamespaces
-from corten.engine.volumes import Volumes
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
 from corten.image.store import ImageStore
 from corten.snapshot.api import Snapshotter
@@ -70,7 +70,7 @@ class Containers:
         store: Store,
         images: ImageStore,
         snapshotter: Snapshotter,
-        volumes: Volumes,
+        volumes: ContainerVolumes,
         image_mounts: ImageMounts,
         endpoints: Endpoints,
         lifecycle: Lifecycle,

@@ -137,7 +137,7 @@ class Engine:
             events=self.events,
             shims=self._shims,
             snapshotter=self.snapshotter,
-            volumes=self.volumes,
+            volumes=self.volumes.of_containers,
             image_mounts=self._image_mounts,
             endpoints=self._endpoints,
             preparation=preparation,
@@ -153,7 +153,7 @@ class Engine:
             store=self._store,
             images=store,
             snapshotter=self.snapshotter,
-            volumes=self.volumes,
+            volumes=self.volumes.of_containers,
             image_mounts=self._image_mounts,
             endpoints=self._endpoints,
             lifecycle=lifecycle,
@@ -198,7 +198,7 @@ class Engine:
             for container in containers
             if container.is_running or (self.config.exec_root / container.id).is_dir()
         }
-        self.volumes.recover(running, {container.id for container in containers})
+        self.volumes.of_containers.recover(running, {container.id for container in containers})
         self._image_mounts.sweep(running)
 
     # -- health -----------------------------------------------------------------------------------------------------

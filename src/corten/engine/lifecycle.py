@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from corten.config import Config
 from corten.engine.container import ZERO_TIME_NS, Container, IdMaps, Status
+from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.create import parse_signal
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
@@ -28,7 +29,6 @@ from corten.engine.store import Store
 from corten.engine.streams import run_blocking
 from corten.engine.tasks import Tasks
 from corten.engine.user_namespaces import UserNamespaces
-from corten.engine.volumes import Volumes
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, NotModified, Unavailable
 from corten.linux import mount as kernel_mount
 from corten.snapshot.api import Snapshotter
@@ -60,7 +60,7 @@ class Lifecycle:
         events: Events,
         shims: Shims,
         snapshotter: Snapshotter,
-        volumes: Volumes,
+        volumes: ContainerVolumes,
         image_mounts: ImageMounts,
         endpoints: Endpoints,
         preparation: Preparation,
