@@ -117,6 +117,8 @@ def _found(view: View, text: str) -> Iterator[tuple[_Path, int, str, os.stat_res
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
             raise view.failed(text, error) from error
+        if name != "." and paths.filesystem_type(directory) in paths.KERNEL_FILESYSTEMS:
+            raise view.missing(text)  # dockerd sees such a mount point empty; its files have no size, or a wrong one
         yield path, directory, name, status
 
 

@@ -20,16 +20,14 @@ from corten.linux.subids import Translation
 from corten.linux.user_namespace import Rights
 
 
-def tar_tree(
-    dir_fd: int, name: str, arcname: str, *, one_file_system: bool = False, ids: Translation | None = None
-) -> Iterator[bytes]:
+def tar_tree(dir_fd: int, name: str, arcname: str, *, ids: Translation | None = None) -> Iterator[bytes]:
     """The file or tree ``name`` in the directory ``dir_fd`` as a tar, in pieces.
 
     name:     one name, never followed when it is a link; "." is the directory itself
     arcname:  how the top member is called; "" leaves it out and names what is below relative to it; with "/" all names
               begin with a slash, as Docker's clients expect of a container's root
-    one_file_system: leave out what is inside other file systems mounted below
-    ids: of the user namespace whose owners the archive is to have
+    ids:      of the user namespace whose owners the archive is to have
+    What the kernel makes up (/proc, /sys) has no content to archive: only its mount points are listed.
     Errors:   FileNotFoundError when ``name`` is not there; what vanishes while it is read is left out.
     """
     top = os.dup(dir_fd)
@@ -41,7 +39,7 @@ def tar_tree(
             shown = os.fsencode(arcname)
             if shown != b"/":
                 shown = shown.strip(b"/")
-            yield from walk(writer, path, status, shown, one_file_system=one_file_system, top=bool(shown))
+            yield from walk(writer, path, status, shown, top=bool(shown))
             yield tarwrite.END
         finally:
             writer.close()

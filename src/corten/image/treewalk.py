@@ -17,6 +17,7 @@ from corten.image import tarwrite
 from corten.image.directories import Directories, split
 from corten.image.extract import OVERLAY_XATTRS
 from corten.image.tarheader import TarEntry, shown
+from corten.linux import paths
 from corten.linux.subids import Translation
 
 CHUNK = 1 << 20
@@ -148,6 +149,14 @@ class TreeWriter:
         finally:
             os.close(descriptor)
 
+    def is_of_kernel(self, path: bytes) -> bool:
+        """Whether a directory is one of /proc, /sys and their like."""
+        descriptor = self._open(path)
+        try:
+            return paths.filesystem_type(descriptor) in paths.KERNEL_FILESYSTEMS
+        finally:
+            os.close(descriptor)
+
     def _open(self, path: bytes) -> int:
         if not path:
             return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directories.get(b""))
@@ -252,22 +261,20 @@ def _data_ranges(descriptor: int, status: os.stat_result) -> list[tuple[int, int
     return pairs
 
 
-def walk(
-    writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes, *, one_file_system: bool, top: bool
-) -> Iterator[bytes]:
+def walk(writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes, *, top: bool) -> Iterator[bytes]:
     """The tree at ``path`` as members below ``arcname`` ("/" for names that begin with a slash); depth first, sorted.
 
-    top: write a member for ``path`` itself; one_file_system: list mount points, not what is mounted there
+    top: write a member for ``path`` itself.  What the kernel makes up (/proc, /sys) is left out, mount points stay.
     """
     parent, base = split(path)
     if top:
         yield from writer.member(writer.directories.get(parent), base or b".", status, arcname.rstrip(b"/"))
-    if not stat.S_ISDIR(status.st_mode):
+    if not stat.S_ISDIR(status.st_mode) or writer.is_of_kernel(path):
         yield from writer.take(all=True)
         return
-    pending = [(path, arcname, iter(writer.listed(path)))]
+    pending = [(path, arcname, status.st_dev, iter(writer.listed(path)))]
     while pending:
-        path, arcname, names = pending[-1]
+        path, arcname, device, names = pending[-1]
         descended = False
         for base in names:
             child = path + b"/" + base if path else base
@@ -279,9 +286,11 @@ def walk(
             except FileNotFoundError:
                 continue  # gone since it was listed
             yield from writer.take()
-            if stat.S_ISDIR(found.st_mode) and not (one_file_system and found.st_dev != status.st_dev):
+            if stat.S_ISDIR(found.st_mode):
                 try:
-                    pending.append((child, name, iter(writer.listed(child))))
+                    if found.st_dev != device and writer.is_of_kernel(child):
+                        continue
+                    pending.append((child, name, found.st_dev, iter(writer.listed(child))))
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 descended = True

@@ -36,7 +36,23 @@ SYSFS_MAGIC = 0x62656572
 DEVPTS_SUPER_MAGIC = 0x1CD1
 TMPFS_MAGIC = 0x01021994
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
+CGROUP_SUPER_MAGIC = 0x27E0EB
 CGROUP2_SUPER_MAGIC = 0x63677270
+# file systems without content of their own: the kernel makes up what is read.  Source: linux/magic.h
+KERNEL_FILESYSTEMS = frozenset((
+    PROC_SUPER_MAGIC, SYSFS_MAGIC, DEVPTS_SUPER_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+    0x19800202,  # mqueue
+    0x42494E4D,  # binfmt_misc
+    0x62656570,  # configfs
+    0x64626720,  # debugfs
+    0x6165676C,  # pstore
+    0x65735543,  # fusectl
+    0x73636673,  # securityfs
+    0x74726163,  # tracefs
+    0xCAFE4A11,  # bpf
+    0xDE5E81E4,  # efivarfs
+    0xF97CFF8C,  # selinuxfs
+))  # fmt: skip
 
 
 def openat2(directory: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
