@@ -1,0 +1,292 @@
+"""One HTTP/2 connection that carries gRPC: bytes in and out of h2, events to streams, flow control, limits.
+
+Each stream has a window of its own, and what nobody takes stays within it.  The connection's window is given back at
+once, so that a call nobody reads holds up no other one; what the streams hold together has a limit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+
+from corten.grpc import metadata
+from corten.grpc.framing import MAX_MESSAGE
+from corten.grpc.metadata import Headers
+from corten.grpc.status import Code, GrpcError, of_reset
+from corten.grpc.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+_WRITE_BUFFER = 1 << 20
+_MAX_ANSWERS = 16 << 20  # bytes that a peer has not read, beyond which it is cut off
+_LARGEST_FRAME = 1 << 18
+_HEADER_BYTES = 1 << 18  # patterns of files go as metadata
+_FAREWELL_S = 5.0
+_COUNTED_EVERY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """message_bytes: one message; stream_window: bytes that a peer may send before somebody takes them;
+    streams: at once on a connection; held_bytes: of all streams together
+    """
+
+    message_bytes: int = MAX_MESSAGE
+    stream_window: int = 4 << 20
+    streams: int = 256
+    held_bytes: int = 128 << 20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Link(asyncio.Protocol):
+    """The protocol of a transport.  ``closed`` is done when the connection has ended."""
+
+    is_client = False
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport
+        self._streams: dict[int, Stream] = {}
+        self._owed = 0
+        self._uncounted = 0  # bytes since what is held was added up
+        self._is_paused = False
+        self._broken: GrpcError | None = None
+        self._h2 = H2Connection(H2Configuration(client_side=self.is_client, header_encoding=None))
+        # they count from the first byte on: a peer that does not acknowledge them is bound by them all the same
+        self._h2.local_settings = Settings(
+            client=self.is_client,
+            initial_values={
+                SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window,
+                SettingCodes.MAX_FRAME_SIZE: _LARGEST_FRAME,
+                SettingCodes.MAX_CONCURRENT_STREAMS: limits.streams,
+                SettingCodes.MAX_HEADER_LIST_SIZE: _HEADER_BYTES,
+                SettingCodes.ENABLE_PUSH: 0,
+            },
+        )
+        self._h2.max_inbound_frame_size = _LARGEST_FRAME
+        self._h2.decoder.max_header_list_size = _HEADER_BYTES
+
+    # -- transport ----------------------------------------------------------------------------------------------------
+
+    def attach(self, transport: asyncio.Transport, early: bytes = b"") -> None:
+        """Take over a transport whose other side speaks HTTP/2 from now on; ``early`` has come already."""
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        if early:
+            self.data_received(early)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(self.limits.stream_window * 2)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken is not None:
+            return
+        try:
+            for event in self._h2.receive_data(data):
+                self._dispatch(event)
+                if self._broken is not None:
+                    return
+        except (ProtocolError, ValueError, IndexError) as error:
+            # h2 has prepared the GOAWAY that tells why
+            self._break(GrpcError(Code.INTERNAL, f"the other side violates HTTP/2: {error or type(error).__name__}"))
+            return
+        if self._broken is None:
+            self._give_back_connection()
+            self.flush()
+            if self.transport.get_write_buffer_size() > _MAX_ANSWERS:
+                self._fail_all(GrpcError(Code.RESOURCE_EXHAUSTED, "the other side does not read its answers"))
+                self.transport.abort()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail_all(GrpcError(Code.UNAVAILABLE, "the connection has ended"))
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._make_room()
+
+    def flush(self) -> None:
+        """Hand over what h2 wants to send."""
+        data = self._h2.data_to_send()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """Say goodbye; every call ends."""
+        if self._broken is None and not self.transport.is_closing():
+            with contextlib.suppress(ProtocolError):
+                self._h2.close_connection()
+        self._break(GrpcError(Code.UNAVAILABLE, "the connection was closed"))
+
+    def check(self) -> None:
+        """Nothing to look after: reading goes on, so the end of the connection is seen."""
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _break(self, error: GrpcError) -> None:
+        self._fail_all(error)
+        self.flush()
+        self.transport.close()
+        asyncio.get_running_loop().call_later(_FAREWELL_S, self.transport.abort)  # it may not read any more
+
+    def _fail_all(self, error: GrpcError) -> None:
+        if self._broken is None:
+            self._broken = error
+        for stream in list(self._streams.values()):
+            stream.fail(error)
+            self.stream_failed(stream)
+        self._streams.clear()
+
+    def _make_room(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.make_room()
+
+    # -- what has come ------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            self._data(event)
+        elif isinstance(event, RequestReceived):
+            self.request(event.stream_id or 0, event.headers or [], ended=event.stream_ended is not None)
+        elif isinstance(event, ResponseReceived):
+            self._with(event.stream_id, lambda stream: self.response(stream, metadata.decode(event.headers or [])))
+        elif isinstance(event, TrailersReceived):
+            self._with(event.stream_id, lambda stream: stream.tell_trailers(metadata.decode(event.headers or [])))
+        elif isinstance(event, StreamEnded):
+            self._with(event.stream_id, self._ended)
+        elif isinstance(event, StreamReset):
+            self._reset(event)
+        elif isinstance(event, WindowUpdated):
+            if event.stream_id:
+                self._with(event.stream_id, Stream.make_room)
+            else:
+                self._make_room()
+        elif isinstance(event, RemoteSettingsChanged):
+            self._make_room()
+        elif isinstance(event, ConnectionTerminated):
+            self._break(GrpcError(Code.UNAVAILABLE, f"the other side says goodbye (error code {event.error_code})"))
+
+    def _with(self, stream_id: int | None, work: Callable[[Stream], None]) -> None:
+        stream = self._streams.get(stream_id or 0)
+        if stream is not None:
+            work(stream)
+
+    def _data(self, event: DataReceived) -> None:
+        size = event.flow_controlled_length or 0
+        self._owed += size
+        stream = self._streams.get(event.stream_id or 0)
+        if stream is None:
+            return
+        try:
+            stream.feed(event.data or b"", size)
+        except GrpcError as error:
+            self.fail_stream(stream, error)
+            return
+        self._uncounted += size
+        if self._uncounted < _COUNTED_EVERY:
+            return
+        self._uncounted = 0
+        if sum(stream.buffered for stream in self._streams.values()) > self.limits.held_bytes:
+            self._break(GrpcError(Code.RESOURCE_EXHAUSTED, "the connection's calls hold too much that nobody takes"))
+
+    def _ended(self, stream: Stream) -> None:
+        stream.end_there()
+        self.forget_if_done(stream)
+
+    def _reset(self, event: StreamReset) -> None:
+        stream = self._streams.pop(event.stream_id or 0, None)
+        if stream is not None:
+            stream.fail(of_reset(int(event.error_code or 0)))
+            self.stream_failed(stream)
+
+    def _give_back_connection(self) -> None:
+        if self._owed >= self.limits.stream_window // 2:
+            self._h2.increment_flow_control_window(self._owed)
+            self._owed = 0
+
+    # -- what is sent -------------------------------------------------------------------------------------------------
+
+    def give_back(self, stream_id: int, size: int) -> None:
+        """A stream's window grows again."""
+        with contextlib.suppress(ProtocolError):  # it has ended meanwhile
+            self._h2.increment_flow_control_window(size, stream_id)
+            self.flush()
+
+    def room(self, stream_id: int) -> int:
+        """Bytes of data that may be sent on a stream now."""
+        if self._is_paused:
+            return 0
+        return min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+
+    def send_data(self, stream_id: int, data: bytes, *, last: bool) -> None:
+        self._h2.send_data(stream_id, data, end_stream=last)
+        self.flush()
+
+    def send_headers(self, stream_id: int, headers: Headers, *, last: bool = False) -> None:
+        self._h2.send_headers(stream_id, headers, end_stream=last)
+        self.flush()
+
+    def reset(self, stream: Stream, code: ErrorCodes = ErrorCodes.CANCEL) -> None:
+        """End a stream without more words; nothing when it has ended."""
+        if self._streams.pop(stream.id, None) is None or self._broken is not None:
+            return
+        with contextlib.suppress(ProtocolError):
+            self._h2.reset_stream(stream.id, code)
+            self.flush()
+
+    def forget_if_done(self, stream: Stream) -> None:
+        """A stream that has ended on both sides takes no more."""
+        if stream.ended_here and stream.ended_there:
+            self._streams.pop(stream.id, None)
+
+    # -- roles --------------------------------------------------------------------------------------------------------
+
+    def request(self, stream_id: int, headers: Headers, *, ended: bool) -> None:
+        """A client has begun a call."""
+
+    def response(self, stream: Stream, headers: dict[str, list[str]]) -> None:
+        """A server has answered with its headers."""
+
+    def stream_failed(self, stream: Stream) -> None:
+        """Nobody will read what this stream's call still does."""
+
+    def fail_stream(self, stream: Stream, error: GrpcError) -> None:
+        """What has come on a stream cannot be taken."""
+        raise NotImplementedError
