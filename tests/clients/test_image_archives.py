@@ -46,7 +46,9 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
-    made.store.load(io.BytesIO(archives.tar(archives.docker_members([FIRST, SECOND], tags=["example.com/ours:1"]))))
+    made.store.archives.load(
+        io.BytesIO(archives.tar(archives.docker_members([FIRST, SECOND], tags=["example.com/ours:1"])))
+    )
     yield made
     made.store.close()
 
@@ -54,7 +56,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 @pytest.fixture
 def saved(place: Place, tmp_path: Path) -> Path:
     archive = tmp_path / "ours.tar"
-    archive.write_bytes(b"".join(place.store.save(["example.com/ours:1"])))
+    archive.write_bytes(b"".join(place.store.archives.save(["example.com/ours:1"])))
     return archive
 
 
@@ -78,7 +80,7 @@ def test_skopeo_reads_ours_and_we_read_its(place, saved, tmp_path, kind):
         run("skopeo", "--insecure-policy", "copy", f"{kind}:{saved}", f"{target}:{copy}:example.com/theirs:2")
         other = Place(tmp_path / target)
         with open(copy, "rb") as file:
-            assert other.store.load(file) == ["example.com/theirs:2"]
+            assert other.store.archives.load(file) == ["example.com/theirs:2"]
         assert layers_of(other, "example.com/theirs:2") == layers_of(place, "example.com/ours:1")
         other.store.close()
 
@@ -92,7 +94,7 @@ def test_compressed_layouts_of_skopeo(place, saved, tmp_path, compression):
         f"docker-archive:{saved}", f"oci:{layout}:example.com/theirs:2",
     )  # fmt: skip
     other = Place(tmp_path / "other")
-    assert other.store.load_directory(layout) == ["example.com/theirs:2"]
+    assert other.store.archives.load_directory(layout) == ["example.com/theirs:2"]
     assert layers_of(other, "example.com/theirs:2") == layers_of(place, "example.com/ours:1")
     other.store.close()
 
@@ -100,7 +102,7 @@ def test_compressed_layouts_of_skopeo(place, saved, tmp_path, compression):
 @pytest.mark.needs("umoci")
 def test_umoci_unpacks_ours_and_we_read_its(place, tmp_path):
     layout = tmp_path / "layout"
-    place.store.save_directory(["example.com/ours:1"], layout)
+    place.store.archives.save_directory(["example.com/ours:1"], layout)
     run("umoci", "unpack", "--image", f"{layout}:1", tmp_path / "bundle")
     rootfs = tmp_path / "bundle/rootfs"
     for name in EXPECTED:
@@ -110,7 +112,7 @@ def test_umoci_unpacks_ours_and_we_read_its(place, tmp_path):
     (rootfs / "new").unlink()
     run("umoci", "repack", "--image", f"{layout}:2", tmp_path / "bundle")
     other = Place(tmp_path / "other")
-    assert other.store.load_directory(layout) == ["example.com/ours:1", "example.com/ours:2"]
+    assert other.store.archives.load_directory(layout) == ["example.com/ours:1", "example.com/ours:2"]
     image = other.store.get("example.com/ours:2")
     assert len(image.layers) == 3
     with OverlaySnapshotter(other.data_root).open_layer(image.layers[-1]) as root:
@@ -200,9 +202,9 @@ def test_dockerd_loads_ours_and_saves_the_same_layers(place, saved, tmp_path, do
     dockerd.docker("save", "-o", tmp_path / "theirs.tar", "example.com/ours:1")
     other = Place(tmp_path / "other")
     with open(tmp_path / "theirs.tar", "rb") as file:
-        assert other.store.load(file) == ["example.com/ours:1"]
+        assert other.store.archives.load(file) == ["example.com/ours:1"]
     assert other.store.get("example.com/ours:1").id == image.id
-    assert b"".join(other.store.save(["example.com/ours:1"])) == saved.read_bytes()
+    assert b"".join(other.store.archives.save(["example.com/ours:1"])) == saved.read_bytes()
     other.store.close()
 
 
@@ -219,7 +221,7 @@ def test_dockerd_imports_and_commits_and_we_load_it(tmp_path, dockerd):
     dockerd.docker("save", "-o", tmp_path / "two.tar", "theirs:1", "theirs:2")
     place = Place(tmp_path)
     with open(tmp_path / "two.tar", "rb") as file:
-        assert sorted(place.store.load(file)) == ["theirs:1", "theirs:2"]
+        assert sorted(place.store.archives.load(file)) == ["theirs:1", "theirs:2"]
     assert place.store.get("theirs:1").id == identity
     assert place.store.get("theirs:1").config["config"]["Cmd"] == ["/x"]
     assert place.store.get("theirs:2").layers[0] == place.store.get("theirs:1").layers[0]
@@ -233,7 +235,9 @@ def test_dockerd_imports_and_commits_and_we_load_it(tmp_path, dockerd):
 def test_dockerd_runs_what_we_committed(tmp_path, dockerd):
     """Layers that we made of changes, with long names, holes and whiteouts, give dockerd the same digests back."""
     place = Place(tmp_path)
-    place.store.load(io.BytesIO(archives.tar(archives.docker_members([FIRST, SECOND], tags=["example.com/ours:1"]))))
+    place.store.archives.load(
+        io.BytesIO(archives.tar(archives.docker_members([FIRST, SECOND], tags=["example.com/ours:1"])))
+    )
     base = place.store.get("example.com/ours:1")
     container = "e" * 64
     snapshotter = place.store.snapshotter
@@ -247,13 +251,16 @@ def test_dockerd_runs_what_we_committed(tmp_path, dockerd):
         os.setxattr(top / "new", "user.a", b"\0\xff")
     place.store.commit(container, base.id, {"Cmd": ["/x"]}, reference="example.com/ours:2")
     snapshotter.remove(container)
-    raw = b"".join(place.store.save(["example.com/ours:2"]))
+    raw = b"".join(place.store.archives.save(["example.com/ours:2"]))
     (tmp_path / "two.tar").write_bytes(raw)
     dockerd.docker("load", "-i", tmp_path / "two.tar")
     dockerd.docker("save", "-o", tmp_path / "back.tar", "example.com/ours:2")
     other = Place(tmp_path / "other")
     with open(tmp_path / "back.tar", "rb") as file:
-        assert other.store.load(file) == ["example.com/ours:2"]
-    assert hashlib.sha256(b"".join(other.store.save(["example.com/ours:2"]))).digest() == hashlib.sha256(raw).digest()
+        assert other.store.archives.load(file) == ["example.com/ours:2"]
+    assert (
+        hashlib.sha256(b"".join(other.store.archives.save(["example.com/ours:2"]))).digest()
+        == hashlib.sha256(raw).digest()
+    )
     other.store.close()
     place.store.close()

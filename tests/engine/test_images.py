@@ -33,7 +33,7 @@ class Place:
         self.store = ImageStore(self.data_root, self.snapshotter, exec_root=directory / "run")
 
     def load(self, *layers: bytes, tag: str = "a:1") -> None:
-        self.store.load(io.BytesIO(archives.tar(archives.docker_members(list(layers), tags=[tag]))))
+        self.store.archives.load(io.BytesIO(archives.tar(archives.docker_members(list(layers), tags=[tag]))))
 
     def root(self, tag: str = "a:1"):
         return self.snapshotter.open_layer(self.store.get(tag).layers[-1])
@@ -155,7 +155,7 @@ def test_everything_a_file_can_have(place):
         assert status(root, "d/disk").st_rdev == os.makedev(8, 300_000)
         assert attribute(root, "d/capable", "security.capability") == CAP_NET_RAW.encode("latin-1")
         assert attribute(root, "d/trusted", "trusted.note") == b"v"
-    assert raw in b"".join(place.store.save(["a:1"]))
+    assert raw in b"".join(place.store.archives.save(["a:1"]))
 
 
 def test_smuggled_overlay_marks_hide_nothing(place):
@@ -220,7 +220,7 @@ def test_commit_takes_every_kind_of_change(place):
         change(place, root)
     place.store.commit(CONTAINER, base.id, {"Cmd": ["x"]}, reference="a:2")
     place.snapshotter.remove(CONTAINER)
-    raw = b"".join(place.store.save(["a:2"]))
+    raw = b"".join(place.store.archives.save(["a:2"]))
     with place.root("a:2") as root:
         assert listing(root, "a") == ["2"]
         assert listing(root, "c") == ["new"]

@@ -119,7 +119,7 @@ class FakeWorkshop:
         if reference not in self.registry:
             raise NotFound(f"pull access denied for {reference}")
         report({"status": f"Pulling from {reference}"})
-        self._store().import_tar(io.BytesIO(self.registry[reference]), reference=reference)
+        self._store().archives.import_tar(io.BytesIO(self.registry[reference]), reference=reference)
 
 
 class Workplace:
@@ -138,7 +138,7 @@ class Workplace:
             "etc/passwd": "root:x:0:0::/:/bin/sh\nbob:x:1000:1000::/:/bin/sh\n", "srv": (None, 0o700),
             "etc/group": "root:x:0:\nbob:x:1001:\nextra:x:50:\n", "loop": "-> loop", "out": "-> ../../../etc",
         })  # fmt: skip
-        self.store.import_tar(io.BytesIO(base), reference="base:latest", changes=["ENV PATH=/bin", "CMD sh"])
+        self.store.archives.import_tar(io.BytesIO(base), reference="base:latest", changes=["ENV PATH=/bin", "CMD sh"])
 
     def open(self) -> None:
         self.snapshotter = VfsSnapshotter(self.data_root)

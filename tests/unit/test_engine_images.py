@@ -54,6 +54,7 @@ class FakeStore:
         self.images = list(images or (BASE, WEB, LOOSE))
         self.calls = []
         self.failure = None
+        self.archives = self
         self.snapshotter = SimpleNamespace(name="overlay2", layer_data=lambda layer: {"UpperDir": f"/{layer}/diff"})
 
     def get(self, ref):

@@ -223,10 +223,10 @@ def test_other_bytes_do_not_repair(place, registry):
 
 def test_an_image_that_came_from_no_registry(tmp_path, place):
     archive = tmp_path / "image.tar"
-    archive.write_bytes(b"".join(place.store.save([image_of(place).id])))
+    archive.write_bytes(b"".join(place.store.archives.save([image_of(place).id])))
     other = Place(tmp_path / "other")
     with open(archive, "rb") as file:
-        other.store.load(file)
+        other.store.archives.load(file)
     (files(other, BASE) / "bin/sh").unlink()
     with pytest.raises(NotFound, match="no registry is known to have it"):
         Checked(other).repair()

@@ -86,7 +86,7 @@ class Place:
         return [name for name in os.listdir(self.data_root) if name not in known]
 
     def load(self, members: list[tuple[str, bytes | str]]) -> list[str]:
-        return self.store.load(io.BytesIO(archives.tar(members)))
+        return self.store.archives.load(io.BytesIO(archives.tar(members)))
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_any_compression_outside_and_inside(place, outer, inner):
     image = archives.config(BASE, NEXT)
     packed = [PACKERS[inner](layer) for layer in (BASE, NEXT)]
     raw = archives.tar(archives.docker_members(packed, tags=["a:1"], image=image))
-    assert place.store.load(io.BytesIO(PACKERS[outer](raw))) == ["a:1"]
+    assert place.store.archives.load(io.BytesIO(PACKERS[outer](raw))) == ["a:1"]
     assert place.store.get("a:1").id == archives.sha(image)
 
 
@@ -154,7 +154,7 @@ def test_an_oci_layout(tmp_path, driver):
     assert place.store.get(image.digests[0]).id == image.id
     top = place.snapshotter.diff_path(image.layers[-1]) / "etc"
     assert sorted(os.listdir(top)) == (["group", "passwd"] if driver is OverlaySnapshotter else ["group"])
-    assert b"".join(place.store.save(["example.com/busybox:1"])).count(NEXT) == 1
+    assert b"".join(place.store.archives.save(["example.com/busybox:1"])).count(NEXT) == 1
 
 
 def test_names_of_oci_layouts(place):
@@ -245,7 +245,7 @@ def test_one_layer_on_two_parents_is_stored_for_each(place):
     place.load(archives.docker_members([BASE, TOP], tags=["a:1"]))
     place.load(archives.docker_members([NEXT, TOP], tags=["a:2"]))
     assert len(place.layers()) == 4
-    raw = b"".join(place.store.save(["a:2"]))
+    raw = b"".join(place.store.archives.save(["a:2"]))
     assert TOP in raw
     # a layer that the store has is not unpacked again: Docker's archives name layers by their digest
     members = archives.oci_members([BASE, NEXT, TOP], name="x/y:3")
@@ -265,7 +265,7 @@ def test_a_taken_name_moves_and_it_is_told(place):
     place.load(archives.docker_members([BASE], tags=["a:1"]))
     old = place.store.get("a:1").id
     told: list[dict] = []
-    place.store.load(io.BytesIO(archives.tar(archives.docker_members([NEXT], tags=["a:1"]))), told.append)
+    place.store.archives.load(io.BytesIO(archives.tar(archives.docker_members([NEXT], tags=["a:1"]))), told.append)
     assert {"stream": f"The image a:1 already exists, renaming the old one with ID {old} to empty string\n"} in told
     assert place.store.get(old).tags == ()
     assert place.images() == [(), ("a:1",)]
@@ -273,7 +273,7 @@ def test_a_taken_name_moves_and_it_is_told(place):
 
 def test_progress_names_layers_and_bytes(place):
     told: list[dict] = []
-    place.store.load(io.BytesIO(archives.tar(archives.oci_members([BASE]))), told.append)
+    place.store.archives.load(io.BytesIO(archives.tar(archives.oci_members([BASE]))), told.append)
     assert told[-1]["status"] == "Loading layer"
     assert told[-1]["progressDetail"] == {"current": len(BASE), "total": len(BASE)}
     assert told[-1]["id"] == archives.sha(BASE)[7:19]
@@ -285,7 +285,7 @@ def test_an_empty_layer_and_an_image_without_layers(place):
     assert place.store.get("e:2").layers == ()
     assert place.store.history("e:2")[0]["Size"] == 0
     other = Place(place.data_root.parent / "other")
-    assert other.store.load(io.BytesIO(b"".join(place.store.save(["e:1", "e:2"])))) == ["e:1", "e:2"]
+    assert other.store.archives.load(io.BytesIO(b"".join(place.store.archives.save(["e:1", "e:2"])))) == ["e:1", "e:2"]
 
 
 # -- archives that are refused ---------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_broken_members_that_nobody_names_are_ignored(place):
 def test_truncated_archives_leave_nothing(place, cut, packer):
     raw = PACKERS[packer](archives.tar(archives.oci_members([BASE, NEXT], name="a/b:1")).rstrip(b"\0") + bytes(512))
     with pytest.raises((InvalidParameter, DataLoss)):
-        place.store.load(io.BytesIO(raw[: int(len(raw) * cut)]))
+        place.store.archives.load(io.BytesIO(raw[: int(len(raw) * cut)]))
     assert place.is_empty()
 
 
@@ -426,7 +426,7 @@ def test_damaged_archives_end_in_errors_and_leak_nothing(place):
         for _ in range(dice.randint(1, 4)):
             damaged[dice.randrange(len(damaged))] = dice.randrange(256)
         try:
-            place.store.load(io.BytesIO(bytes(damaged)))
+            place.store.archives.load(io.BytesIO(bytes(damaged)))
         except CortenError as error:
             refused += 1
             one_line(error)
@@ -462,7 +462,7 @@ def test_failures_of_the_source_leave_nothing(place):
             return raw[self.sent - 1000 : self.sent]
 
     with pytest.raises(OSError, match="cut short"):
-        place.store.load(Cut())
+        place.store.archives.load(Cut())
     assert place.is_empty()
 
 
@@ -471,7 +471,7 @@ def test_failures_of_the_source_leave_nothing(place):
 
 def test_saving_gives_docker_and_oci_at_once(place):
     place.load(archives.docker_members([BASE, NEXT], tags=["a:1", "b:2"]))
-    raw = b"".join(place.store.save(["a:1"]))
+    raw = b"".join(place.store.archives.save(["a:1"]))
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         names = tar.getnames()
         content = {name: tar.extractfile(name).read() for name in names if tar.getmember(name).isfile()}
@@ -488,19 +488,19 @@ def test_saving_gives_docker_and_oci_at_once(place):
         "org.opencontainers.image.ref.name": "1",
     }
     assert json.loads(content["repositories"]) == {"a": {"1": archives.sha(NEXT)[7:]}}
-    assert b"".join(place.store.save(["a:1"])) == raw
+    assert b"".join(place.store.archives.save(["a:1"])) == raw
 
 
 def test_saving_and_loading_is_exact(place, tmp_path):
     place.load(archives.docker_members([BASE, NEXT], tags=["a:1"]))
     place.load(archives.docker_members([BASE, TOP], tags=["a:2"]))
-    raw = b"".join(place.store.save(["a:1", "a:2"]))
+    raw = b"".join(place.store.archives.save(["a:1", "a:2"]))
     assert raw.count(BASE) == 1
     for driver in (OverlaySnapshotter, VfsSnapshotter):
         other = Place(tmp_path / driver.__name__, driver)
-        assert other.store.load(io.BytesIO(raw)) == ["a:1", "a:2"]
+        assert other.store.archives.load(io.BytesIO(raw)) == ["a:1", "a:2"]
         assert other.store.get("a:1").id == place.store.get("a:1").id
-        assert b"".join(other.store.save(["a:1", "a:2"])) == raw
+        assert b"".join(other.store.archives.save(["a:1", "a:2"])) == raw
         other.store.close()
 
 
@@ -508,7 +508,7 @@ def test_what_a_reference_saves(place):
     place.load(archives.docker_members([BASE], tags=["a:1", "a:2", "b:1"]))
 
     def tags(*refs):
-        with tarfile.open(fileobj=io.BytesIO(b"".join(place.store.save(refs)))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(place.store.archives.save(refs)))) as tar:
             return json.load(tar.extractfile("manifest.json"))[0]["RepoTags"]
 
     assert tags("a") == ["a:1", "a:2"]
@@ -520,30 +520,30 @@ def test_what_a_reference_saves(place):
 
 def test_the_layout_alone_and_in_a_directory(place, tmp_path):
     place.load(archives.docker_members([BASE, NEXT], tags=["x/a:1"]))
-    with tarfile.open(fileobj=io.BytesIO(b"".join(place.store.save(["x/a:1"], format="oci")))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(place.store.archives.save(["x/a:1"], format="oci")))) as tar:
         assert "manifest.json" not in tar.getnames()
         assert "index.json" in tar.getnames()
-    place.store.save_directory(["x/a:1"], tmp_path / "layout")
+    place.store.archives.save_directory(["x/a:1"], tmp_path / "layout")
     other = Place(tmp_path / "other")
-    assert other.store.load_directory(tmp_path / "layout") == ["x/a:1"]
+    assert other.store.archives.load_directory(tmp_path / "layout") == ["x/a:1"]
     assert other.store.get("x/a:1").id == place.store.get("x/a:1").id
     with pytest.raises(InvalidParameter, match="not empty"):
-        place.store.save_directory(["x/a:1"], tmp_path / "layout")
+        place.store.archives.save_directory(["x/a:1"], tmp_path / "layout")
     with pytest.raises(InvalidParameter, match="unknown archive format"):
-        place.store.save(["x/a:1"], format="zip")
+        place.store.archives.save(["x/a:1"], format="zip")
 
 
 def test_saving_what_is_not_there_or_was_changed(place, tmp_path):
     with pytest.raises(NotFound, match=r"^No such image: nope:latest$"):
-        place.store.save(["nope"])
+        place.store.archives.save(["nope"])
     with pytest.raises(InvalidParameter):
-        place.store.save([])
+        place.store.archives.save([])
     place.load(archives.docker_members([BASE], tags=["a:1"]))
     (place.snapshotter.diff_path(place.store.get("a:1").layers[0]) / "etc/passwd").write_bytes(b"ROOT\n")
     with pytest.raises(DataLoss, match="was changed on disk"):
-        b"".join(place.store.save(["a:1"]))
+        b"".join(place.store.archives.save(["a:1"]))
     with pytest.raises(DataLoss):
-        place.store.save_directory(["a:1"], tmp_path / "layout")
+        place.store.archives.save_directory(["a:1"], tmp_path / "layout")
     assert os.listdir(tmp_path / "layout") == []
 
 
@@ -755,7 +755,7 @@ def test_history_that_does_not_match_the_layers(place):
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_import(place, packer):
-    image_id = place.store.import_tar(
+    image_id = place.store.archives.import_tar(
         io.BytesIO(PACKERS[packer](BASE)), reference="fs", changes=['CMD ["/bin/sh"]', "ENV A=1"],
         message="from a test", platform="linux/arm/v6",
     )  # fmt: skip
@@ -765,7 +765,7 @@ def test_import(place, packer):
     assert (image.config["architecture"], image.config["variant"]) == ("arm", "v6")
     assert image.config["rootfs"]["diff_ids"] == [archives.sha(BASE)]
     assert place.store.history("fs")[0]["Comment"] == "from a test"
-    assert BASE in b"".join(place.store.save(["fs"]))
+    assert BASE in b"".join(place.store.archives.save(["fs"]))
 
 
 @pytest.mark.parametrize(
@@ -783,7 +783,7 @@ def test_import(place, packer):
 )
 def test_failed_imports_leave_nothing(place, options, content):
     with pytest.raises((InvalidParameter, DataLoss, Conflict)):
-        place.store.import_tar(io.BytesIO(content), **options)
+        place.store.archives.import_tar(io.BytesIO(content), **options)
     assert place.is_empty()
 
 
@@ -875,7 +875,7 @@ def test_the_host_image_is_always_there_and_cannot_go(place):
             place.store.remove(ref, force=True, prune=True, in_use=nobody)
     assert place.store.prune(in_use=nobody, every=True) == ([], 0)
     with pytest.raises(InvalidParameter, match="cannot be saved"):
-        place.store.save(["host"])
+        place.store.archives.save(["host"])
     assert place.again().get("host") == image
 
 
@@ -906,9 +906,9 @@ def test_what_is_committed_on_the_host_holds_only_the_changes(place):
     rows = place.store.history("mine")
     assert [row["Size"] for row in rows] == [5, 0, 0]
     assert "only what was changed" in rows[0]["Comment"]
-    raw = b"".join(place.store.save(["mine"]))
+    raw = b"".join(place.store.archives.save(["mine"]))
     other = Place(place.data_root.parent / "other")
-    other.store.load(io.BytesIO(raw))
+    other.store.archives.load(io.BytesIO(raw))
     # elsewhere it is the changes alone: an archive cannot ask for a machine's root
     assert len(other.store.get("mine").layers) == 1
     place.snapshotter.remove(container)

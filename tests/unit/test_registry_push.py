@@ -39,7 +39,9 @@ def place(tmp_path):
 
 
 def load(place: Place, *names: str, layers: tuple[bytes, ...] = (BASE, BIG), **fields) -> None:
-    place.store.load(io.BytesIO(archives.tar(archives.docker_members(list(layers), tags=list(names), **fields))))
+    place.store.archives.load(
+        io.BytesIO(archives.tar(archives.docker_members(list(layers), tags=list(names), **fields)))
+    )
 
 
 def test_a_push_and_what_lies_there_then(place, registry):

@@ -193,7 +193,7 @@ class Images:
         chosen = parse_platform(platform) if platform else None
 
         def work(stream: BinaryIO, report: Report) -> None:
-            loaded = self._store.load(stream, _ignored if quiet else report, platform=chosen)
+            loaded = self._store.archives.load(stream, _ignored if quiet else report, platform=chosen)
             report({"loaded": loaded})
 
         async with contextlib.aclosing(progress_in_thread(body, work)) as documents:
@@ -212,7 +212,9 @@ class Images:
         for name in names:
             image = self._store.get(name)
             self._publish("save", image, image.id, name)
-        async with contextlib.aclosing(iterate_in_thread(lambda: self._store.save(names, format=format))) as chunks:
+        async with contextlib.aclosing(
+            iterate_in_thread(lambda: self._store.archives.save(names, format=format))
+        ) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -224,7 +226,7 @@ class Images:
         name = _joined(query.repo, query.tag) if query.repo else ""
 
         def work(stream: BinaryIO, report: Report) -> None:
-            image_id = self._store.import_tar(
+            image_id = self._store.archives.import_tar(
                 stream,
                 reference=name,
                 changes=query.changes,

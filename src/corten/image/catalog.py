@@ -87,6 +87,21 @@ class Catalog:
             raise InvalidParameter(f"image id prefix {ref} is ambiguous: it matches {len(matches)} images")
         raise NotFound(f"No such image: {name.with_default_tag().familiar if name else ref}")
 
+    def named(self, ref: str) -> list[tuple[ImageRecord, Reference | None]]:
+        """All that leaves when ``ref`` is saved or pushed: a repository without a tag means all its tags.
+
+        Errors: as ``find``.
+        """
+        name = None if is_digest(ref) else reference.try_parse(ref)
+        if name is not None and name.is_name_only:
+            tagged = self._metadata.tags_of_repository(name.repository)
+            found = [(self._metadata.image(image), reference.parse(tag)) for tag, image in sorted(tagged.items())]
+            listed = [(record, tag) for record, tag in found if record is not None]
+            if listed:
+                return list(listed)
+        record, named = self.find(ref)
+        return [(record, named if named is not None and named.tag else None)]
+
     @staticmethod
     def _parsed(ref: str) -> Reference | None:
         if not ref:

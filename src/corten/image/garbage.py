@@ -5,8 +5,10 @@ Layers leave the database first and the disk afterwards; what a crash leaves bet
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from corten.errors import CortenError
 from corten.image.blobs import Blobs
@@ -40,6 +42,15 @@ class Garbage:
         for layer in unused:
             self._discard(layer.snapshot)
         return unused
+
+    @contextlib.contextmanager
+    def swept_on_failure(self) -> Iterator[None]:
+        """When the block raises, layers that it has left behind go."""
+        try:
+            yield
+        except BaseException:
+            self.sweep_layers()
+            raise
 
     def _marked(self, layers: dict[str, Layer]) -> set[str]:
         """Keys of layers in use, with all that they stand on."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corten.errors import NotFound, NotImplementedYet
+from corten.errors import Conflict, InvalidParameter, NotFound, NotImplementedYet
 from corten.image import host_mask
 from corten.image.layers import Layers
 from corten.image.metadata import Layer, Metadata
@@ -34,8 +34,20 @@ MASKED = reference.parse("host:latest")
 FULL = reference.parse("host:full")
 # tells people what an image was made on.  Nothing is decided by it: a loaded image must not be able to ask for the host
 LABEL = "org.corten.host"
+NAMES = frozenset((MASKED.canonical, FULL.canonical))
 _BASE_KEY = "host:/"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def target_name(text: str) -> reference.Reference:
+    """A name to give to an image.  Errors: InvalidParameter (malformed, a digest), Conflict (a built-in image's)."""
+    name = reference.parse(text)
+    if name.digest:
+        raise InvalidParameter("refusing to create a tag with a digest reference")
+    name = name.with_default_tag()
+    if name.canonical in NAMES:
+        raise Conflict(f"the name {name.familiar} belongs to the built-in image of this machine's root")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

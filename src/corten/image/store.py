@@ -7,40 +7,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from corten.errors import Conflict, DataLoss, InvalidParameter, NotFound, SystemFailure
 from corten.image import commit as committing
 from corten.image import history as histories
-from corten.image import importing, removal
-from corten.image import save as saving
-from corten.image.archive_members import Collector, Progress, read_directory
+from corten.image import removal
+from corten.image.archives import Archives
 from corten.image.blobs import Blobs
 from corten.image.catalog import Catalog, Image
 from corten.image.check import StoreCheck
-from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
+from corten.image.compression import DEFAULT_LIMITS, Limits
 from corten.image.garbage import Garbage
-from corten.image.host import FULL, KIND, MASKED, HostImages, HostPlace
+from corten.image.host import FULL, KIND, MASKED, NAMES, HostImages, HostPlace, target_name
 from corten.image.intake import Intake, Outgoing, Outlet
 from corten.image.layers import Layers, Leases
-from corten.image.load import Loader
 from corten.image.metadata import ImageRecord, Layer, Metadata
-from corten.image.pipes import chunks_of
-from corten.image.register import NewImage, Registrar, Session
+from corten.image.register import Registrar
 from corten.image.removal import InUse
 from corten.image.unpackers import Unpackers
 from corten.oci import config as image_config
-from corten.oci import reference
-from corten.oci.digest import is_digest
-from corten.oci.platform import Platform
 from corten.oci.reference import Reference
 from corten.snapshot.api import Snapshotter
-
-_HOST_NAMES = {MASKED.canonical: MASKED, FULL.canonical: FULL}
-
-
-def nothing(_: dict[str, Any]) -> None:
-    """Progress that nobody wants to see."""
 
 
 class ImageStore:
@@ -61,10 +49,8 @@ class ImageStore:
         host_root: str = "/",
     ) -> None:
         self.snapshotter = snapshotter
-        self._limits = limits
         self._metadata = Metadata(data_root)
         self._blobs = Blobs(data_root)
-        self._scratch = data_root
         self._leases = Leases()
         self._layers = Layers(snapshotter, self._metadata, limits=limits)
         self._registrar = Registrar(self._blobs, self._metadata, self._layers, self._leases)
@@ -77,6 +63,18 @@ class ImageStore:
             self._metadata, self._blobs, {name.canonical: partial(self._host.ensure, name) for name in (MASKED, FULL)}
         )
         self._host.ensure_all()
+        self.archives = Archives(
+            *(
+                data_root,
+                self._metadata,
+                self._blobs,
+                self._layers,
+                self._registrar,
+                self._catalog,
+                self._garbage,
+                limits,
+            )
+        )
 
     def close(self) -> None:
         self._metadata.close()
@@ -94,7 +92,7 @@ class ImageStore:
         return image
 
     def look_up(self, ref: str) -> Image:
-        """The same, whether it is damaged or not."""
+        """The image of ``get``, whether it is damaged or not.  Errors: NotFound, InvalidParameter."""
         return self._catalog.view(self._catalog.find(ref)[0])
 
     def all(self) -> list[Image]:
@@ -104,7 +102,7 @@ class ImageStore:
     def is_builtin(self, image_id: str) -> bool:
         """Whether the image is ``host`` or ``host:full``, which are always there."""
         record = self._metadata.image(image_id)
-        return record is not None and record.kind == KIND and any(name in _HOST_NAMES for name in record.tags)
+        return record is not None and record.kind == KIND and any(name in NAMES for name in record.tags)
 
     def tagged_ns(self, image_id: str) -> int:
         """When the image got its newest name, or came into this store: nanoseconds since the epoch, 0 when unknown."""
@@ -144,21 +142,12 @@ class ImageStore:
 
         Errors: NotFound, InvalidParameter (reference), Conflict (the names of the built-in images).
         """
-        name = self._target(target)
+        name = target_name(target)
         record, _ = self._catalog.find(source)
         with self._metadata.change() as change:
             if self._metadata.image(record.id) is None:
                 raise NotFound(f"No such image: {source}")
             change.set_tag(name.canonical, record.id, time.time_ns())
-
-    def _target(self, text: str) -> Reference:
-        name = reference.parse(text)
-        if name.digest:
-            raise InvalidParameter("refusing to create a tag with a digest reference")
-        name = name.with_default_tag()
-        if name.canonical in _HOST_NAMES:
-            raise Conflict(f"the name {name.familiar} belongs to the built-in image of this machine's root")
-        return name
 
     def remove(self, ref: str, *, force: bool, prune: bool, in_use: InUse) -> list[dict[str, str]]:
         """Untag or delete, as dockerd does; the answer's rows, ``{"Untagged": …}`` and ``{"Deleted": …}``.
@@ -169,7 +158,7 @@ class ImageStore:
         """
         with self._metadata.lock:
             record, name = self._catalog.find(ref)
-            if self.is_builtin(record.id) and (name is None or name.canonical in _HOST_NAMES):
+            if self.is_builtin(record.id) and (name is None or name.canonical in NAMES):
                 raise Conflict(f"conflict: unable to remove {ref} (cannot be forced) - it is built in")
             images = {image.id: image for image in self._metadata.images()}
             plan = removal.plan(record, ref, name, images, in_use, force=force, prune=prune)
@@ -231,124 +220,7 @@ class ImageStore:
 
         return StoreCheck(self._metadata, self._blobs, self._layers, self._registrar, self._garbage, used)
 
-    # -- in and out ---------------------------------------------------------------------------------------------------
-
-    def load(self, stream: BinaryIO, progress: Progress = nothing, *, platform: Platform | None = None) -> list[str]:
-        """Images of an archive (docker-archive or OCI layout, any compression): their names, ids of those without.
-
-        stream: read once, to its end; progress: documents as the API streams them
-        platform: which of an image for several platforms; without it this machine's, else the first
-        Errors: InvalidParameter, DataLoss (bad archive), NotFound (platform), SystemFailure (no space).  Nothing stays
-        when it fails.
-        """
-
-        def read(collector: Collector) -> None:
-            _, plain = decompressed(chunks_of(stream), self._limits)
-            collector.read(plain)
-
-        return self._load(read, progress, platform)
-
-    def load_directory(self, directory: Path, progress: Progress = nothing) -> list[str]:
-        """The same from an unpacked archive, for instance an OCI layout."""
-        return self._load(lambda collector: read_directory(directory, collector), progress)
-
-    def _load(
-        self, read: Callable[[Collector], None], progress: Progress, platform: Platform | None = None
-    ) -> list[str]:
-        collector = Collector(self._layers, self._scratch, self._has_layer, progress)
-        try:
-            with self._registrar.session() as session:
-                read(collector)
-                loader = Loader(collector.members, self._registrar, self._layers, self._metadata, platform)
-                images = loader.images(session)
-                for image in images:
-                    for name in image.names:
-                        self._target(name.canonical)
-                ids = self._registrar.add(images, _renaming(progress))
-        except BaseException:
-            collector.members.close(self._layers)
-            self._garbage.sweep_layers()
-            raise
-        collector.members.close(self._layers)
-        loaded: list[str] = []
-        for image, image_id in zip(images, ids, strict=True):
-            loaded += [name.familiar for name in image.names] or [image_id]
-        return list(dict.fromkeys(loaded))
-
-    def _has_layer(self, diff_id: str) -> bool:
-        return self._metadata.layer_by_diff_id(diff_id) is not None
-
-    def save(self, refs: Iterable[str], *, format: str = "docker") -> Iterator[bytes]:
-        """Images as one tar: "docker" is docker-archive and OCI layout at once, "oci" the layout alone.
-
-        A repository without a tag means all its tags.
-        Errors: NotFound, InvalidParameter before the first byte; DataLoss later.
-        """
-        saving.check_format(format)
-        images = self._saved(refs)
-        return self._held_save(images, format)
-
-    def _held_save(self, images: list[saving.SavedImage], format: str) -> Iterator[bytes]:
-        with self._registrar.session() as session:
-            for image in images:
-                for layer in image.layers:
-                    session.hold(layer)
-            yield from saving.save_tar(images, self._layers, format)
-
-    def save_directory(self, refs: Iterable[str], directory: Path, *, format: str = "oci") -> None:
-        """The same as files in an empty directory."""
-        saving.check_format(format)
-        saving.save_directory(self._saved(refs), self._layers, directory, format)
-
-    def _saved(self, refs: Iterable[str]) -> list[saving.SavedImage]:
-        chosen: dict[str, dict[str, Reference]] = {}
-        for ref in refs:
-            for record, name in self._save_targets(ref):
-                names = chosen.setdefault(record.id, {})
-                if name is not None:
-                    names[name.canonical] = name
-        if not chosen:
-            raise InvalidParameter("no images given to save")
-        images = []
-        for image_id, names in chosen.items():
-            record = self._catalog.find(image_id)[0]
-            if record.kind == KIND:
-                raise InvalidParameter("the image of this machine's root cannot be saved: nothing of it is copied")
-            layers = tuple(layer for layer in map(self._catalog.layer, record.layers) if not layer.is_host)
-            content = self._blobs.get(image_id)
-            images.append(saving.SavedImage(content, image_config.parse_config(content), layers, tuple(names.values())))
-        return images
-
-    def _save_targets(self, ref: str) -> list[tuple[ImageRecord, Reference | None]]:
-        name = None if is_digest(ref) else reference.try_parse(ref)
-        if name is not None and name.is_name_only:
-            tagged = self._metadata.tags_of_repository(name.repository)
-            found = [(self._metadata.image(image), reference.parse(tag)) for tag, image in sorted(tagged.items())]
-            listed = [(record, tag) for record, tag in found if record is not None]
-            if listed:
-                return list(listed)
-        single, named = self._catalog.find(ref)
-        return [(single, named if named is not None and named.tag else None)]
-
-    def import_tar(
-        self,
-        stream: BinaryIO,
-        *,
-        reference: str = "",
-        changes: Iterable[str] = (),
-        message: str = "",
-        platform: str = "",
-        progress: Progress = nothing,
-    ) -> str:
-        """An image of one layer, from a tar of a file system in any compression; its id.
-
-        changes: Dockerfile instructions for the configuration
-        Errors: InvalidParameter, DataLoss, SystemFailure.  Nothing stays when it fails.
-        """
-        wanted = importing.ImportWanted.check(list(changes), message, platform)
-        name = self._target(reference) if reference else None
-        source = importing.reported(chunks_of(stream), progress)
-        return self._one_layer(lambda session: wanted.build(session, self._layers, self._registrar, source, name))
+    # -- made here ---------------------------------------------------------------------------------------------------
 
     def commit(
         self,
@@ -370,36 +242,23 @@ class ImageStore:
         Errors: NotFound, InvalidParameter, SystemFailure.  The container must not change meanwhile.
         """
         wanted = committing.CommitWanted.check(container_id, config, list(changes), command, author, comment)
-        name = self._target(reference) if reference else None
+        name = target_name(reference) if reference else None
         with self.pin(base) as image:
             record = self._metadata.image(image.id)
             assert record is not None
             below = [self._catalog.layer(key) for key in record.layers]
 
-            def build(session: Session) -> NewImage:
-                return wanted.build(session, self._layers, self._registrar, image.id, image.config, below, name)
-
-            return self._one_layer(build)
-
-    def _one_layer(self, build: Callable[[Session], NewImage]) -> str:
-        try:
-            with self._registrar.session() as session:
-                return self._registrar.add([build(session)])[0]
-        except BaseException:
-            self._garbage.sweep_layers()
-            raise
+            with self._garbage.swept_on_failure(), self._registrar.session() as session:
+                new = wanted.build(session, self._layers, self._registrar, image.id, image.config, below, name)
+                return self._registrar.add([new])[0]
 
     # -- registries ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def intake(self) -> Iterator[Intake]:
         """An image on its way in from elsewhere; when the block raises nothing of it stays."""
-        try:
-            with self._registrar.session() as session, self._unpackers.using():
-                yield Intake(session, self._layers, self._registrar, self._metadata, self._blobs, self._unpackers)
-        except BaseException:
-            self._garbage.sweep_layers()
-            raise
+        with self._garbage.swept_on_failure(), self._registrar.session() as session, self._unpackers.using():
+            yield Intake(session, self._layers, self._registrar, self._metadata, self._blobs, self._unpackers)
 
     @contextlib.contextmanager
     def outlet(self, ref: str) -> Iterator[tuple[list[Outgoing], Outlet]]:
@@ -409,7 +268,7 @@ class ImageStore:
         """
         with self._registrar.session() as session:
             with self._metadata.lock:
-                images = [self._outgoing(record, name) for record, name in self._save_targets(ref)]
+                images = [self._outgoing(record, name) for record, name in self._catalog.named(ref)]
                 for image in images:
                     for layer in image.layers:
                         session.hold(layer)
@@ -438,8 +297,8 @@ class ImageStore:
 
     def check_target(self, name: Reference) -> None:
         """Errors: Conflict for a name that belongs to a built-in image."""
-        if name.canonical in _HOST_NAMES:
-            self._target(name.canonical)
+        if name.canonical in NAMES:
+            target_name(name.canonical)
 
     def open_layer_tar(self, layer_id: str) -> Iterator[bytes]:
         """The exact tar of a stored layer by its snapshot id.  Errors: NotFound, DataLoss."""
@@ -447,15 +306,6 @@ class ImageStore:
         if layer is None:
             raise NotFound(f"layer {layer_id} does not exist")
         return self._layers.tar(layer)
-
-
-def _renaming(progress: Progress) -> Callable[[str, str], None]:
-    def renamed(name: str, image_id: str) -> None:
-        progress(
-            {"stream": f"The image {name} already exists, renaming the old one with ID {image_id} to empty string\n"}
-        )
-
-    return renamed
 
 
 __all__ = ["Image", "ImageStore", "InUse"]
