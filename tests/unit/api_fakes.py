@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from corten.api.server import Server
+from corten.buildkit.sessions import Sessions
 from corten.dockerapi.network import filter_networks
 from corten.engine.metrics import Metrics
 from corten.engine.network_records import host_record
@@ -534,6 +535,7 @@ class FakeEngine:
         self.events = FakeEvents(self.calls)
         self.system = FakeSystem()
         self.metrics = Metrics()
+        self.sessions = Sessions()
 
     def set_mirrors(self, urls):
         self.mirrors = urls

@@ -353,16 +353,18 @@ def test_import(server, calls):
     assert calls.last()[1] == (wanted,)
 
 
-def test_what_needs_a_builder_says_so(server):
-    for method, path in (
-        ("POST", "/images/create?fromSrc=http://example/x.tar"),
-        ("POST", "/grpc"),
-        ("POST", "/session"),
-    ):
-        answer = server.ask(method, path)
-        assert answer.status == 501
-        assert "support" in answer.message
+def test_what_is_not_served_says_so(server):
+    answer = server.ask("POST", "/images/create?fromSrc=http://example/x.tar")
+    assert answer.status == 501
+    assert "support" in answer.message
     assert server.ask("POST", "/images/create").status == 400
+
+
+@pytest.mark.parametrize("path", ["/grpc", "/session"])
+def test_connections_of_buildkit_need_an_upgrade(server, path):
+    assert server.ask("POST", path).message == "no upgrade proto in request"
+    answer = server.ask("POST", path, headers={"Connection": "Upgrade", "Upgrade": "tcp"})
+    assert (answer.status, answer.message) == (400, "protocol tcp not supported")
 
 
 def test_build(server, calls):

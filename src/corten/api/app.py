@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from corten import __version__
 from corten.api.errors import error_response
-from corten.api.http.messages import Limits, Reply, Request, Response, StreamResponse
+from corten.api.http.messages import Client, Limits, Reply, Request, Response, StreamResponse
 from corten.api.http.wire import Heads
 from corten.api.routing import Route, Router
 from corten.dockerapi.version import API_VERSION
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from corten.api.http.connection import Connection
-    from corten.api.http.hijack import RawClient
     from corten.engine.engine import Engine
     from corten.engine.metrics import Metrics
 
@@ -44,7 +43,7 @@ class Application:
         self._answered: dict[tuple[str, ...], float] = {}
         self.heads = Heads(COMMON_HEADERS)
         self.connections: set[Connection] = set()
-        self.clients: set[RawClient] = set()
+        self.clients: set[Client] = set()
         self.adopted: set[asyncio.Task[None]] = set()
 
     def respond(self, request: Request) -> Response | Callable[[], Coroutine[Any, Any, Reply]]:
@@ -129,7 +128,7 @@ class Application:
     def disconnected(self, connection: Connection) -> None:
         self.connections.discard(connection)
 
-    def hijacked(self, connection: Connection, client: RawClient) -> None:
+    def hijacked(self, connection: Connection, client: Client) -> None:
         """The connection's transport belongs to a stream from now on."""
         self.connections.discard(connection)
         self.clients.add(client)

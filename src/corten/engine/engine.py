@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from corten.buildkit.sessions import Sessions
 from corten.cgroup import systemd
 from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config, mirror_urls
@@ -56,6 +57,7 @@ class Engine:
     volumes: Volumes
     registries: Registries
     builds: Builds
+    sessions: Sessions
     events: Events
     checks: Checks
     system: System
@@ -67,6 +69,7 @@ class Engine:
         self.index = Index()
         self.events = Events()
         self.metrics = Metrics()
+        self.sessions = Sessions()
 
     @classmethod
     async def open(cls, config: Config, outside: Outside | None = None) -> Engine:
@@ -250,6 +253,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop containers unless they live on without the daemon, then release everything."""
+        self.sessions.close()
         await self.builds.close()
         if not self.config.live_restore:
             await self._lifecycle.shut_down(list(self.index), self.config.shutdown_timeout)

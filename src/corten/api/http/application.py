@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from corten.api.http.messages import Limits, Reply, Request, Response
+from corten.api.http.messages import Client, Limits, Reply, Request, Response
 from corten.api.http.wire import Heads
 
 if TYPE_CHECKING:
     import asyncio
 
     from corten.api.http.connection import Connection
-    from corten.api.http.hijack import RawClient
 
 Work = Callable[[], Coroutine[Any, Any, Reply]]
 
@@ -37,7 +36,7 @@ class Application(Protocol):
 
     def disconnected(self, connection: Connection) -> None: ...
 
-    def hijacked(self, connection: Connection, client: RawClient) -> None:
+    def hijacked(self, connection: Connection, client: Client) -> None:
         """The transport of ``connection`` belongs to ``client`` from now on."""
 
     def adopt(self, task: asyncio.Task[None]) -> None:

@@ -26,6 +26,7 @@ from corten.api.http.messages import (
     Request,
     Response,
     StreamResponse,
+    Upgrade,
     WebSocketHijack,
 )
 from corten.api.http.streaming import LAST_CHUNK, StreamFailure, close_iterator, framed, send_stream
@@ -294,6 +295,8 @@ class Connection(asyncio.Protocol):
                 self._send(request, reply)
             elif isinstance(reply, StreamResponse):
                 await self._stream(request, reply)
+            elif isinstance(reply, Upgrade):
+                self._upgrade(request, reply)
             else:
                 self._hand_over(request, reply)
         except Exception:
@@ -436,14 +439,29 @@ class Connection(asyncio.Protocol):
             head = heads.upgraded(reply.content_type, "tcp") if request.upgrade else heads.hijacked(reply.content_type)
             framing = None if request.body.is_received else request.body.framing
             client = RawClient(framing, linger_s=self._limits.linger_s)
+        early = self._let_go(request, head)
+        self._application.hijacked(self, client)
+        client.attach(self._transport, reply.sock, early, input_ended=self._half_closed)
+
+    def _let_go(self, request: Request, head: bytes) -> bytes:
+        """Write the last head of this protocol; what the client has sent beyond its request."""
         early = request.body.take() + bytes(self._buffer)
         self._closing = True  # as far as HTTP is concerned
         self._request = self._task = None
         self._buffer.clear()
         self._release_body()
         self._transport.write(head)
-        self._application.hijacked(self, client)
-        client.attach(self._transport, reply.sock, early, input_ended=self._half_closed)
+        return early
+
+    def _upgrade(self, request: Request, reply: Upgrade) -> None:
+        """Give the transport to another protocol."""
+        if self._transport.is_closing():
+            return
+        early = self._let_go(request, self._application.heads.upgraded("", reply.protocol))
+        if self._half_closed:
+            self._transport.abort()  # nobody is left to speak with
+            return
+        self._application.hijacked(self, reply.take(self._transport, early))
 
     # -- the server's watch -----------------------------------------------------------------------------------------
 

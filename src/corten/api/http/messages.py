@@ -1,11 +1,13 @@
-"""What handlers receive and return: a request; a complete response, a streamed one, or a hijacked connection."""
+"""What handlers receive and return: a request; a response, complete or streamed; a connection that is taken over."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from corten.api.http.body import RequestBody
 from corten.api.http.query import Query
@@ -209,4 +211,29 @@ class WebSocketHijack:
     framed: bool
 
 
-Reply = Response | StreamResponse | Hijack | WebSocketHijack
+class Client(Protocol):
+    """Whoever has taken a connection over.  ``closed`` is done when the connection has ended."""
+
+    transport: asyncio.Transport
+    closed: asyncio.Future[None]
+
+    def check(self) -> None:
+        """Called from time to time: notice a client that has gone."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+@dataclass(slots=True)
+class Upgrade:
+    """The connection changes to another protocol, which has the transport for itself.
+
+    protocol: as it is called in the headers
+    take:     called when the head has been written, with what the client has sent already
+    """
+
+    protocol: str
+    take: Callable[[asyncio.Transport, bytes], Client]
+
+
+Reply = Response | StreamResponse | Hijack | WebSocketHijack | Upgrade

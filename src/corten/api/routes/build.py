@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from corten.api import credentials
+from corten.api.buildkit import connections
 from corten.api.documents import json_response, progress_stream, read_document
 from corten.api.http.messages import TAR, Request, Response, StreamResponse
 from corten.api.routing import Route, change, get
@@ -14,7 +15,6 @@ from corten.dockerapi.build_frames import MEDIA_TYPE
 from corten.dockerapi.build_request import OutputRequest
 from corten.dockerapi.codec import encode
 from corten.dockerapi.filters import parse_filters
-from corten.errors import NotImplementedYet
 
 if TYPE_CHECKING:
     from corten.build.history import Record
@@ -85,12 +85,6 @@ async def push(engine: Engine, request: Request) -> StreamResponse:
     return progress_stream(engine.builds.outputs.push(wanted, credentials.one_of(request)))
 
 
-async def session(engine: Engine, request: Request) -> Response:
-    raise NotImplementedYet(
-        "BuildKit's protocol is not supported: builder version 1 is announced (DOCKER_BUILDKIT=0 builds with it)"
-    )
-
-
 ROUTES = (
     get("/corten/builds", history),
     get("/corten/builds/{id}", inspect),
@@ -101,6 +95,6 @@ ROUTES = (
     Route(method="POST", template="/build", handler=build),
     change("POST", "/build/cancel", cancel, since=(1, 39)),
     change("POST", "/build/prune", prune, since=(1, 31)),
-    Route(method="POST", template="/session", handler=session, since=(1, 31)),
-    Route(method="POST", template="/grpc", handler=session, since=(1, 39)),
+    Route(method="POST", template="/session", handler=connections.session, since=(1, 31)),
+    Route(method="POST", template="/grpc", handler=connections.grpc, since=(1, 39)),
 )

@@ -1,0 +1,1 @@
+"""The edge for BuildKit's clients: upgraded connections, and the services that they find there."""

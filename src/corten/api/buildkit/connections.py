@@ -1,0 +1,51 @@
+"""``/session`` and ``/grpc``: connections of HTTP/1.1 that go on as HTTP/2 (RFC 7540's ``h2c``, as dockerd takes it).
+
+On ``/session`` the client serves and the engine calls; on ``/grpc`` it is the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from corten.api.http.messages import Client, Request, Upgrade
+from corten.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from corten.engine.engine import Engine
+
+_PROTOCOL = "h2c"
+
+
+def _check(request: Request) -> None:
+    """Errors: InvalidParameter in dockerd's words."""
+    if not request.upgrade:
+        raise InvalidParameter("no upgrade proto in request")
+    if request.upgrade != _PROTOCOL:
+        raise InvalidParameter(f"protocol {request.upgrade[:40]} not supported")
+
+
+async def session(engine: Engine, request: Request) -> Upgrade:
+    from corten.buildkit.sessions import HEADER, SessionInfo
+    from corten.grpc.client import Channel
+
+    _check(request)
+    given = {name: value.split(", ") for name, value in request.headers.items() if name.startswith(HEADER)}
+    info = SessionInfo.read(given)
+    engine.sessions.check(info)
+
+    def take(transport: asyncio.Transport, early: bytes) -> Client:
+        channel = Channel(transport, early)
+        engine.sessions.open(info, channel)
+        return channel.link
+
+    return Upgrade(_PROTOCOL, take)
+
+
+async def grpc(engine: Engine, request: Request) -> Upgrade:
+    from corten.api.buildkit.services import handlers
+    from corten.grpc.server import serve
+
+    _check(request)
+    services = handlers(engine)
+    return Upgrade(_PROTOCOL, lambda transport, early: serve(transport, services, early))

@@ -1,0 +1,177 @@
+"""Sessions over the real API server: how they begin and end, and the small services of a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from api_fakes import ApiServer, eventually
+from buildkit_client import CallTransport, control, session, session_headers
+
+from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from corten.buildkit.proto.secrets_pb2 import GetSecretRequest, GetSecretResponse
+from corten.buildkit.secrets import SessionSecrets
+from corten.buildkit.sessions import Session, Sessions
+from corten.errors import NotFound, NotImplementedYet, Unavailable
+from corten.grpc.server import ServerCall, serve, unary
+from corten.grpc.status import Code, GrpcError
+
+SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as made:
+        yield made
+
+
+async def get_secret(request: bytes, call: ServerCall) -> bytes:
+    name = GetSecretRequest.FromString(request).ID
+    if name != "token":
+        raise GrpcError(Code.NOT_FOUND, "no such secret")
+    return GetSecretResponse(data=b"hush").SerializeToString()
+
+
+SECRETS = {SECRET: unary(get_secret)}
+
+
+def scene(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await work()
+
+    asyncio.run(bounded())
+
+
+async def there(server: ApiServer, work: Coroutine[Any, Any, Any]) -> Any:
+    """Do something on the server's loop."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, server.loop))
+
+
+def found(server: ApiServer, session_id: str, timeout_s: float = 5) -> Coroutine[Any, Any, Session]:
+    sessions: Sessions = server.engine.sessions
+    return sessions.get(session_id, timeout_s)
+
+
+def test_a_session_is_known_while_its_connection_lasts(server: ApiServer) -> None:
+    async def work() -> None:
+        async with session(server.path, "abc", SECRETS):
+            made = await there(server, found(server, "abc"))
+            assert (made.name, made.shared_key, made.methods) == ("test", "key", {SECRET.lower()})
+            assert made.supports(SECRET)
+            assert await there(server, found(server, "context:abc")) is made
+            with pytest.raises(NotImplementedYet):
+                made.require("/x.Y/Z", "sends no files")
+        eventually(lambda: len(server.engine.sessions) == 0)
+        with pytest.raises(NotFound, match="no active session for abc"):
+            await there(server, found(server, "abc", 0.05))
+
+    scene(work)
+
+
+def test_a_session_that_is_about_to_come_is_waited_for(server: ApiServer) -> None:
+    async def work() -> None:
+        waiting = asyncio.ensure_future(there(server, found(server, "late")))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        async with session(server.path, "late", SECRETS):
+            assert (await waiting).id == "late"
+
+    scene(work)
+
+
+def test_one_session_of_an_id(server: ApiServer) -> None:
+    async def work() -> None:
+        async with session(server.path, "abc", SECRETS):
+            await there(server, found(server, "abc"))
+            with pytest.raises(ConnectionError, match=r"409.*session abc already exists"):
+                async with session(server.path, "abc", SECRETS):
+                    pass
+
+    scene(work)
+
+
+def test_a_session_without_an_id(server: ApiServer) -> None:
+    async def work() -> None:
+        with pytest.raises(ConnectionError, match="400"):
+            async with session(server.path, "", SECRETS):
+                pass
+
+    scene(work)
+
+
+def test_secrets(server: ApiServer) -> None:
+    async def work() -> None:
+        async with session(server.path, "abc", SECRETS):
+            made = await there(server, found(server, "abc"))
+            assert await there(server, made.secret("token")) == b"hush"
+            with pytest.raises(NotFound, match="secret other: not found"):
+                await there(server, made.secret("other"))
+            lazily = SessionSecrets(made)
+            assert await asyncio.to_thread(lazily.get, "token") == b"hush"
+            assert await asyncio.to_thread(lazily.get, "other") is None
+            assert dict(lazily) == {"token": b"hush"}
+
+    scene(work)
+
+
+def test_a_session_that_ends_fails_what_uses_it(server: ApiServer) -> None:
+    async def forever(call: ServerCall) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with session(server.path, "abc", {SECRET: forever}) as link:
+            made = await there(server, found(server, "abc"))
+            waiting = asyncio.ensure_future(there(server, made.secret("token")))
+            await asyncio.sleep(0.1)
+            link.abort()
+            with pytest.raises(Unavailable, match="secret token: the connection has ended"):
+                await waiting
+
+    scene(work)
+
+
+def test_a_session_within_a_call_of_the_control_service(server: ApiServer) -> None:
+    async def work() -> None:
+        async with control(server.path) as channel:
+            metadata = {name.lower(): [value] for name, value in session_headers("abc", SECRETS)}
+            async with await channel.stream("/moby.buildkit.v1.Control/Session", metadata) as call:
+                transport = CallTransport(call)
+                link = serve(transport, SECRETS)
+                running = asyncio.ensure_future(transport.run())
+                made = await there(server, found(server, "abc"))
+                assert await there(server, made.secret("token")) == b"hush"
+                assert link.closed.done() is False
+                await call.half_close()
+                await running
+            eventually(lambda: len(server.engine.sessions) == 0)
+
+    scene(work)
+
+
+def test_health_and_unknown_methods(server: ApiServer) -> None:
+    async def work() -> None:
+        async with control(server.path) as channel:
+            answer = await channel.unary("/grpc.health.v1.Health/Check", HealthCheckRequest().SerializeToString())
+            assert HealthCheckResponse.FromString(answer).status == HealthCheckResponse.SERVING
+            with pytest.raises(GrpcError) as caught:
+                await channel.unary("/grpc.health.v1.Health/Check", HealthCheckRequest(service="x").SerializeToString())
+            assert caught.value.code == Code.NOT_FOUND
+            with pytest.raises(GrpcError) as caught:
+                await channel.unary("/moby.buildkit.v1.Control/Nothing", b"")
+            assert caught.value.code == Code.UNIMPLEMENTED
+
+    scene(work)
+
+
+def test_upgraded_connections_count_and_end_with_the_server(server: ApiServer) -> None:
+    async def work() -> None:
+        async with session(server.path, "abc", SECRETS) as link:
+            await there(server, found(server, "abc"))
+            assert server.server.connections == 1
+            await there(server, server.server.close(1))
+            await link.closed
+
+    scene(work)
