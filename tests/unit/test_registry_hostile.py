@@ -25,7 +25,8 @@ from corten.registry.auth import Authorizer, Credentials, same_site
 from corten.registry.challenges import Challenge
 from corten.registry.failures import Cancelled, Unreachable
 from corten.registry.hosts import Endpoint
-from corten.registry.transport import redirected, retry_after
+from corten.registry.transport import retry_after
+from corten.registry.urls import redirected
 from corten.snapshot.overlay import OverlaySnapshotter
 
 BASE = Tar().dir("bin").file("bin/sh", b"#!" * 3000, mode=0o755).bytes()

@@ -21,11 +21,12 @@ from corten.registry.downloads import Download
 from corten.registry.failures import Refused
 from corten.registry.progress import LayerProgress, Report, short
 from corten.registry.pulling import choose
-from corten.registry.pushing import Upload, reached
+from corten.registry.pushing import reached
 from corten.registry.registry import Registry
 from corten.registry.remote import Content, Remote
 from corten.registry.sources import Sources
 from corten.registry.transport import Transport
+from corten.registry.uploads import Upload
 from corten.registry.words import pull_error, push_error
 
 _KNOWN = media.MANIFESTS | media.INDEXES

@@ -6,15 +6,11 @@ from collections.abc import Callable, Iterator
 
 from corten.errors import CortenError
 from corten.image.intake import Outgoing, Outlet
-from corten.image.store import ImageStore
 from corten.oci.descriptor import Descriptor
-from corten.oci.reference import Reference
-from corten.registry.auth import Credentials
-from corten.registry.progress import LayerProgress, Report, short
-from corten.registry.pushing import Push, Upload, reached
-from corten.registry.registry import Registry
+from corten.registry.progress import LayerProgress, short
+from corten.registry.pushing import Push, reached
 from corten.registry.remote import Remote
-from corten.registry.transport import Transport
+from corten.registry.uploads import Upload
 from corten.registry.words import push_error
 
 
@@ -24,17 +20,7 @@ class Publication(Push):
     Errors of all methods: Unauthorized, Forbidden, Unavailable, DataLoss.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        store: ImageStore,
-        transport: Transport,
-        name: Reference,
-        credentials: Credentials,
-        report: Report,
-    ) -> None:
-        super().__init__(registry, store, transport, name, credentials, report)
-        self._opened: Remote | None = None
+    _opened: Remote | None = None
 
     def _remote(self) -> Remote:
         if self._opened is None:

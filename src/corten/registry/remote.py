@@ -14,7 +14,8 @@ from corten.oci.digest import Digest, digest_of, is_digest, split_digest
 from corten.registry.auth import Authorizer, Credentials
 from corten.registry.failures import Refused, RegistryFailure, Unreachable, refused
 from corten.registry.hosts import Endpoint
-from corten.registry.transport import Answer, Transport, origin_of, redirected, retry_after
+from corten.registry.transport import Answer, Transport, retry_after
+from corten.registry.urls import origin_of, redirected
 
 T = TypeVar("T")
 

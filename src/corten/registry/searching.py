@@ -13,8 +13,9 @@ from corten.errors import InvalidParameter
 from corten.oci import documents
 from corten.registry.auth import Credentials
 from corten.registry.failures import Unreachable, refused
-from corten.registry.transport import Transport, origin_of
+from corten.registry.transport import Transport
 from corten.registry.trust import Trust, netloc_of
+from corten.registry.urls import origin_of
 
 _HUB = "index.docker.io"
 _MAX_ANSWER = 2 << 20

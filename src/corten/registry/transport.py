@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from corten import __version__
 from corten.errors import InvalidParameter
@@ -25,7 +25,9 @@ from corten.registry.failures import Cancelled, Unreachable
 from corten.registry.hosts import Hosts
 from corten.registry.proxies import proxy_for
 from corten.registry.settings import Settings
-from corten.registry.trust import Trust, host_of, netloc_of
+from corten.registry.trust import Trust, netloc_of
+from corten.registry.unreachable import unreachable
+from corten.registry.urls import origin_of, redirected, shown_url
 
 if TYPE_CHECKING:
     import urllib3
@@ -180,7 +182,7 @@ class Transport:
             yield
         except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             self.check()
-            raise _unreachable(what, error) from error
+            raise unreachable(what, error) from error
 
     @contextlib.contextmanager
     def deadline(self, what: str) -> Iterator[None]:
@@ -221,7 +223,7 @@ class Transport:
             raise InvalidParameter(
                 f"plain HTTP to {netloc} is refused: it is neither this machine nor one of the insecure-registries"
             )
-        what = f'{method.capitalize()} "{_shown(url)}"'
+        what = f'{method.capitalize()} "{shown_url(url)}"'
         pool = self._pool(trust, url)
         sent = {"User-Agent": f"corten/{__version__}", "Accept-Encoding": "identity", **headers}
         bounded = self.deadline(what) if body is None or isinstance(body, bytes) else contextlib.nullcontext()
@@ -331,26 +333,6 @@ def _shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def origin_of(url: str) -> tuple[str, str]:
-    """(scheme, host with port): who a secret was given for."""
-    return urlsplit(url).scheme, netloc_of(url)
-
-
-def redirected(url: str, target: str) -> str:
-    """Where a redirect or an upload's ``Location`` leads.
-
-    Errors: Unreachable for one that leads from HTTPS to HTTP, or is no URL.
-    """
-    try:
-        whole = urljoin(url, target)
-        netloc_of(whole)
-    except (InvalidParameter, ValueError):
-        raise Unreachable(f"{_shown(url)}: redirected to no usable URL: {target[:100]!r}", passing=False) from None
-    if urlsplit(url).scheme == "https" and urlsplit(whole).scheme != "https":
-        raise Unreachable(f"{_shown(url)}: redirected from HTTPS to HTTP ({_shown(whole)}): refused", passing=False)
-    return whole
-
-
 def retry_after(text: str, longest_s: float) -> float:
     """Seconds of a ``Retry-After`` header, at most ``longest_s``; 0 when it says nothing."""
     text = text.strip()[:_MAX_PAUSE_TEXT]
@@ -365,81 +347,3 @@ def retry_after(text: str, longest_s: float) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return max(0.0, min(moment - time.time(), longest_s))
-
-
-def _shown(url: str) -> str:
-    """A URL for messages: what it was signed with stays out of logs."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"[:300]
-
-
-_SOCKET_WORDS = {
-    ConnectionRefusedError: "connection refused",
-    ConnectionResetError: "connection reset by peer",
-    BrokenPipeError: "connection reset by peer",
-}
-
-
-_UNKNOWN_AUTHORITY = "certificate signed by unknown authority"
-_EXPIRED = "certificate has expired or is not yet valid"
-# by OpenSSL's codes (x509_vfy.h), in the words of Go's crypto/x509, which Docker's users know
-_X509_WORDS = {
-    9: _EXPIRED,
-    10: _EXPIRED,
-    18: f"{_UNKNOWN_AUTHORITY} (it is signed by itself)",
-    19: _UNKNOWN_AUTHORITY,
-    20: _UNKNOWN_AUTHORITY,
-    21: _UNKNOWN_AUTHORITY,
-    62: "certificate is not valid for this name",
-    64: "certificate is not valid for this address",
-}
-
-
-def _unreachable(what: str, error: BaseException) -> Unreachable:
-    """One clear line for whatever the library says."""
-    import ssl
-
-    from urllib3 import exceptions
-
-    cause = _root(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        reason = _X509_WORDS.get(cause.verify_code, cause.verify_message)
-        return Unreachable(f"{what}: x509: {reason}", passing=False, is_tls=True)
-    if isinstance(cause, ssl.SSLError):
-        if "WRONG_VERSION_NUMBER" in str(cause) or "RECORD_LAYER_FAILURE" in str(cause):
-            text = f"{what}: http: server gave HTTP response to HTTPS client"
-            return Unreachable(text, passing=False)
-        return Unreachable(f"{what}: tls: {cause.reason or 'the handshake failed'}", passing=False, is_tls=True)
-    if isinstance(cause, socket.gaierror):
-        return Unreachable(f"{what}: lookup {host_of(netloc_of_message(what))}: no such host", passing=False)
-    for kind, words in _SOCKET_WORDS.items():
-        if isinstance(cause, kind):
-            return Unreachable(f"{what}: {words}", passing=kind is not ConnectionRefusedError)
-    if isinstance(error, exceptions.ConnectTimeoutError):
-        return Unreachable(f"{what}: the connection could not be made in time", passing=False)
-    if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
-        return Unreachable(f"{what}: the server is silent: timeout")
-    if isinstance(cause, OSError) and cause.strerror:
-        return Unreachable(f"{what}: {cause.strerror.lower()}")
-    if isinstance(error, exceptions.IncompleteRead) or "IncompleteRead" in str(error):
-        return Unreachable(f"{what}: unexpected EOF")
-    return Unreachable(f"{what}: {' '.join(str(cause).split())[:200] or 'unexpected EOF'}")
-
-
-def netloc_of_message(what: str) -> str:
-    return urlsplit(what.split('"')[1]).netloc
-
-
-def _root(error: BaseException) -> BaseException:
-    """The system's own error below the library's."""
-    seen = 0
-    while seen < 10:
-        seen += 1
-        below = error.__cause__ or error.__context__
-        inner = next((item for item in error.args if isinstance(item, BaseException)), None)
-        reason = getattr(error, "reason", None)
-        step = inner or (reason if isinstance(reason, BaseException) else None) or below
-        if step is None or step is error:
-            return error
-        error = step
-    return error
