@@ -83,6 +83,27 @@ def test_a_container_is_made_of_a_bundle_beside_the_socket(place: Path) -> None:
     assert sorted(path.name for path in (place / "shim").iterdir()) == ["config.json"]
 
 
+def test_options_of_the_runtime_stand_before_the_verb_and_those_of_the_verb_behind_it(place: Path) -> None:
+    document = spec(place)
+    document["process"] = {**document["process"], "terminal": True}
+    document["linux"] = {**document["linux"], "cgroupsPath": "/a.slice/corten-c1.scope"}
+    with pytest.raises(SystemFailure, match="create ended with exit code 3"):
+        runtime(place, "exit 3").create(document, None)
+    words = (place / "calls").read_text().splitlines()[0].partition("--log-format json ")[2]
+    assert words.startswith("--systemd-cgroup create --console-socket .init.pid.sock --bundle ")
+
+
+def test_deletion_waits_for_what_the_runtime_waits_for(place: Path) -> None:
+    """Its processes have become our children: until somebody waits for them they are zombies."""
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    made = runtime(place, f"while [ -e /proc/{child} ]; do sleep 0.01; done")
+    made.delete()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "told"),
     [

@@ -21,6 +21,7 @@ from corten.engine.live import Index, Live
 from corten.engine.network_names import Names, Resolving, Zones
 from corten.engine.network_records import Record
 from corten.engine.networks import Networks
+from corten.engine.runtimes import OWN
 from corten.engine.streams import run_blocking
 from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, CortenError, Forbidden, SystemFailure
@@ -115,6 +116,10 @@ class Endpoints:
         if any(record.has_sandboxes for record in records.values()):
             await self._make_sandbox(live, records)
         else:
+            if "none" in container.networks and container.host_config.runtime not in ("", OWN):
+                # not every runtime sees to the loopback device of a namespace that it makes
+                empty = await run_blocking(self._networks.plumbing.sandbox, ())
+                self._connected[container.id] = Connected(empty)
             for endpoint in container.networks.values():
                 endpoint.id = secrets.token_hex(32)
         for record in records.values():

@@ -173,7 +173,8 @@ class Plumbing:
         Errors: NotFound (a network that was not created), InvalidParameter, SystemFailure; nothing stays then.
         """
         try:
-            made = self._background.take() if owned is None else sandbox.new(owned)
+            # without an endpoint it is rare, and no reason to keep others ready
+            made = self._background.take() if owned is None and endpoints else sandbox.new(owned)
         except OSError as error:
             raise links.failure(error, "network namespace") from error
         try:
@@ -299,7 +300,10 @@ class Plumbing:
         """Take a sandbox away; ports are free when this returns, the kernel's slow part follows.  Never raises."""
         for attached in box.endpoints.values():
             self._publishing.withdraw(attached)
-        self._background.give_back(box)
+        if box.endpoints:
+            self._background.give_back(box)
+        else:
+            box.close()
 
     # -- the firewall, when others change it --------------------------------------------------------------------------
 

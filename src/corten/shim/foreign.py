@@ -26,18 +26,18 @@ import array
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from corten.cgroup import systemd
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, SystemFailure
-from corten.linux import mount as mounting
 from corten.linux import process as kernel
 from corten.runtime import users
+from corten.shim import quirks
 
 Streams = tuple[int, int, int] | None
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_UNIFIED = "/sys/fs/cgroup/unified"
 _LONGEST_LOG = 256 * 1024
 _CONSOLE_S = 10.0
 # what the messages of runtimes begin with and ours say already
@@ -67,7 +67,7 @@ class Runtime:
     directory: of the shim: also the bundle
     """
 
-    __slots__ = ("_command", "_complaint", "_directory", "_id", "_program", "_root")
+    __slots__ = ("_command", "_complaint", "_directory", "_id", "_network", "_program", "_root")
 
     def __init__(self, command: list[str], root: str, directory: str, container_id: str) -> None:
         self._command = command
@@ -76,6 +76,7 @@ class Runtime:
         self._id = container_id
         self._complaint = ""
         self._program: list[str] = []
+        self._network = ""
 
     # -- the container ------------------------------------------------------------------------------------------------
 
@@ -91,10 +92,13 @@ class Runtime:
         finally:
             os.close(root)
         self._program = process["args"]
+        self._network = next(
+            (item.get("path", "") for item in spec["linux"].get("namespaces") or () if item["type"] == "network"), ""
+        )
         self._write("config.json", json.dumps({**for_others(spec), "process": process}))
         driver = ["--systemd-cgroup"] if systemd.is_scope(spec["linux"].get("cgroupsPath") or "") else []
         try:
-            return self._make([*driver, "create", "--bundle", self._directory], process, streams, "init.pid")
+            return self._make(["create", "--bundle", self._directory], process, streams, "init.pid", driver)
         except BaseException:
             self.delete()
             raise
@@ -137,7 +141,8 @@ class Runtime:
     def delete(self) -> None:
         """Take away what the runtime knows of the container and what is left of it; never raises."""
         with contextlib.suppress(CortenError, OSError):
-            self._do("delete", "--force", self._id)
+            # runsc waits up to five seconds until its processes, which are our children by now, are no zombies either
+            self._call(["delete", "--force", self._id], None, reaps=True)
 
     # -- how it is called ---------------------------------------------------------------------------------------------
 
@@ -146,12 +151,14 @@ class Runtime:
         if code:
             raise self._failure(verb, code, [])
 
-    def _make(self, words: list[str], process: dict[str, Any], streams: Streams, pid_file: str) -> tuple[int, int]:
-        """Have a program made; its streams, or the pty that the runtime makes for it."""
+    def _make(
+        self, words: list[str], process: dict[str, Any], streams: Streams, pid_file: str, options: Sequence[str] = ()
+    ) -> tuple[int, int]:
+        """Have a program made; its streams, or the pty that the runtime makes for it.  options: before the verb"""
         console = _Console(self._directory, f".{pid_file}.sock") if process.get("terminal") else None
         words = [words[0], *(["--console-socket", console.name] if console else []), *words[1:]]
         try:
-            code = self._call([*words, "--pid-file", pid_file, self._id], streams)
+            code = self._call([*words, "--pid-file", pid_file, self._id], streams, options)
             if code:
                 raise self._failure(words[0], code, process["args"])
             with open(f"{self._directory}/{pid_file}") as file:
@@ -162,18 +169,24 @@ class Runtime:
             if console is not None:
                 console.close()
 
-    def _call(self, words: list[str], streams: Streams) -> int:
-        """Run the runtime and wait for its end: its exit code, 128 + n for a signal.  Errors: OSError."""
+    def _call(self, words: list[str], streams: Streams, options: Sequence[str] = (), *, reaps: bool = False) -> int:
+        """Run the runtime and wait for its end: its exit code, 128 + n for a signal.  Errors: OSError.
+
+        reaps: meanwhile every child that ends is waited for: nobody asks for its exit code any more
+        """
         log = f".runtime-{os.getpid()}.log"
-        arguments = [*self._command, "--root", self._root, "--log", log, "--log-format", "json", *words]
+        arguments = [*self._command, "--root", self._root, "--log", log, "--log-format", "json"]
+        arguments += [*options, *words]
         pid = os.fork()
         if pid == 0:
             try:
-                _hide_unified_cgroups()
+                quirks.hide_from(self._command[0], words[0], self._network)
                 self._become(arguments, streams, log)
             finally:
                 os._exit(127)
-        _, status = os.waitpid(pid, 0)
+        ended, status = os.waitpid(-1 if reaps else pid, 0)
+        while ended != pid:
+            ended, status = os.waitpid(-1, 0)
         self._complaint = self._last_error(log) if status else ""
         self._unlink(log)
         return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
@@ -243,21 +256,6 @@ class Runtime:
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(f"{self._directory}/{name}")
-
-
-def _hide_unified_cgroups() -> None:
-    """Where both versions of cgroups have controllers, crun does nothing at all: this process and what it makes see
-    the first version only, in a mount namespace of their own.  The unified hierarchy has no limits of containers there.
-    """
-    try:
-        with open(f"{_UNIFIED}/cgroup.controllers") as file:
-            if not file.read().strip() or os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-                return
-    except OSError:
-        return
-    kernel.unshare(kernel.CLONE_NEWNS)
-    mounting.mount("", "/", "", mounting.MS_REC | mounting.MS_PRIVATE)
-    mounting.umount2(_UNIFIED, mounting.MNT_DETACH)
 
 
 def for_others(spec: dict[str, Any]) -> dict[str, Any]:
