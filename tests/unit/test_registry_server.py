@@ -14,7 +14,8 @@ import pytest
 from registry_server_place import EMPTY, Client, Place, manifest, served, sha256
 
 from corten.oci import descriptor as media
-from corten.registry.server import layout, manifests
+from corten.registry.server import layout, manifests, spool
+from corten.registry.server.disk import DiskStorage
 from corten.registry.server.failures import Refusal
 
 LAYER = bytes(range(256)) * 400
@@ -148,6 +149,30 @@ def test_cancelling_an_upload(client: Client, place: Place) -> None:
     assert client("DELETE", location).status == 204
     assert client("GET", location).code == "BLOB_UPLOAD_UNKNOWN"
     assert client("DELETE", location).status == 404
+    assert files(place) == set()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])  # the other one is computed when all has come
+def test_cancelling_an_upload_in_the_midst_of_its_commit(
+    client: Client, place: Place, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    other = place.client()
+    location = client("POST", "/v2/a/blobs/uploads/", b"").headers["location"]
+    storage, adopt, digest_of_file = place.content.repositories.storage, DiskStorage.adopt, spool._digest_of_file
+
+    async def adopt_later(path: Path, key: str) -> None:
+        assert (await asyncio.to_thread(other, "DELETE", location)).status == 204
+        await adopt(storage, path, key)  # type: ignore[arg-type]
+
+    def digest_later(path: Path, algorithm: str) -> str:
+        assert other("DELETE", location).status == 204
+        return digest_of_file(path, algorithm)
+
+    monkeypatch.setattr(storage, "adopt", adopt_later)
+    monkeypatch.setattr(spool, "_digest_of_file", digest_later)
+    answer = client("PUT", f"{location}?digest={algorithm}:{hashlib.new(algorithm, LAYER).hexdigest()}", LAYER)
+    other.close()
+    assert (answer.status, answer.code) == (404, "BLOB_UPLOAD_UNKNOWN")
     assert files(place) == set()
 
 
@@ -413,6 +438,30 @@ def test_damaged_content_is_not_served_as_a_manifest(client: Client, place: Plac
         fresh = other.client()
         assert fresh("GET", "/v2/a/manifests/1").code == "MANIFEST_UNKNOWN"
         fresh.close()
+
+
+@pytest.mark.parametrize("damage", [b"{}", b"schemaVersion"], ids=["cut", "changed"])
+def test_pushing_a_damaged_manifest_again_heals_it(client: Client, place: Place, damage: bytes) -> None:
+    digest = client.push_manifest("a", "1")
+    data = next(path for path in place.root.rglob("data") if digest[7:] in str(path))
+    whole = data.read_bytes()
+    data.write_bytes(whole.replace(damage, damage.upper()) if damage in whole else damage)
+    assert data.read_bytes() != whole
+    with served(place.root) as other:
+        fresh = other.client()
+        assert fresh("GET", "/v2/a/manifests/1").status == 404
+        fresh.push_manifest("a", "1")
+        assert fresh("GET", "/v2/a/manifests/1").headers["docker-content-digest"] == digest
+        fresh.close()
+    assert data.read_bytes() == whole
+
+
+def test_pushing_a_blob_again_that_was_cut_short_heals_it(client: Client, place: Place) -> None:
+    digest = client.push_blob("a", LAYER)
+    data = next(path for path in place.root.rglob("data") if digest[7:] in str(path))
+    data.write_bytes(LAYER[:1000])
+    client.push_blob("b", LAYER)
+    assert client("GET", f"/v2/a/blobs/{digest}").body == LAYER
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------

@@ -160,11 +160,12 @@ class Repositories:
 
     async def _store(self, name: str, digest: Digest, body: bytes, checked: Checked) -> None:
         key = layout.blob(digest)
-        try:
-            await self.storage.touch(key)
-        except Missing:
+        if not await self._has(key, len(body)):
             await self.storage.write(key, body)
             self._count(len(body))
+        elif await self.storage.read(key) != body:
+            logger.warning("the damaged content of %s is replaced", digest)
+            await self.storage.write(key, body)
         if checked.subject:
             descriptor = documents.encode(checked.descriptor(digest, len(body)))
             await self.storage.write(layout.referrer(name, checked.subject, digest), descriptor)
@@ -259,12 +260,27 @@ class Repositories:
             self._check_quota(size)
             key = layout.blob(digest)
             async with self._lock.shared():
-                try:
-                    await self.storage.touch(key)
-                except Missing:
-                    await self.storage.adopt(upload.path, key)
+                if not await self._has(key, size):
+                    await self._adopt(upload, key)
                     self._count(size)
                 await self._link(layout.layer(upload.repository, digest), digest)
+
+    async def _has(self, key: str, size: int) -> bool:
+        """Whether there is content of this size, which stays then.  What was cut short is as good as missing."""
+        try:
+            await self.storage.touch(key)
+            return (await self.storage.stat(key)).size == size
+        except Missing:
+            return False
+
+    async def _adopt(self, upload: Upload, key: str) -> None:
+        """Errors: Refusal(BLOB_UPLOAD_UNKNOWN) when the upload was cancelled meanwhile."""
+        try:
+            await self.storage.adopt(upload.path, key)
+        except (FileNotFoundError, Missing):
+            if upload.path.exists():
+                raise
+            raise Refusal("BLOB_UPLOAD_UNKNOWN") from None
 
     async def mount(self, name: str, digest: Digest, source: str) -> bool:
         """Give the repository a blob that another one has; whether that one has it."""

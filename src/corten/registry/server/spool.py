@@ -192,7 +192,10 @@ class Upload:
         if split_digest(digest)[0] == SHA256 and self._about.digest and self._about.size == size:
             found = self._about.digest
         else:
-            found = await asyncio.to_thread(_digest_of_file, self.path, split_digest(digest)[0])
+            try:
+                found = await asyncio.to_thread(_digest_of_file, self.path, split_digest(digest)[0])
+            except FileNotFoundError:
+                raise Refusal("BLOB_UPLOAD_UNKNOWN") from None  # cancelled meanwhile
         if found != digest:
             raise Refusal("DIGEST_INVALID", detail={"digest": digest})
         return size
