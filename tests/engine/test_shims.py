@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from shim_support import PARENT, Stream, World, end, is_alive, private_kib, process, shim_pid, wait_for
 
+from corten.cgroup.hierarchy import Hierarchies
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.spawner import interpreter
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, NotFound, NotModified, SystemFailure
@@ -179,6 +180,64 @@ async def test_a_container_can_run_again_and_again(world, shims):
         await shim.close()
     assert logged(bundle) == b"".join(b"run %d\n" % number for number in range(5))
     await shims.forget(bundle.id)
+
+
+def newborn_of(shims):
+    """The init that waits below the spare shim: in a pid namespace of its own already; 0 when there is none."""
+    for shim in children(shims.spawner_pid):
+        for pid in children(shim):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                if len(re.search(r"NSpid:(.*)", status)[1].split()) > 1:
+                    return pid
+    return 0
+
+
+@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@engine
+async def test_the_next_init_is_born_before_it_is_asked_for(world, shims):
+    """It has its namespaces when it is told what to run, and nothing of the host's file systems."""
+    first = world.bundle()
+    shim = await shims.start(first.start(first.spec("true")))
+    await end(shims, shim)
+    await wait_for(lambda: newborn_of(shims))
+    newborn = newborn_of(shims)
+    for kind in ("pid", "uts", "ipc", "net"):
+        assert os.readlink(f"/proc/{newborn}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+    assert os.readlink(f"/proc/{newborn}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    bundle = world.bundle()
+    script = "echo $$ $(hostname); ls /proc/self/fd | wc -l; ip link show lo | grep -o LOWER_UP; sleep 60"
+    shim = await shims.start(bundle.start(bundle.spec("sh", "-c", script)))
+    assert shim.pid == newborn
+    assert os.readlink(f"/proc/{newborn}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+    assert bundle.cgroup in Path(f"/proc/{newborn}/cgroup").read_text()
+    await wait_for(lambda: logged(bundle).count(b"\n") == 3)
+    assert logged(bundle).split() == [b"1", b"inside", b"4", b"LOWER_UP"]
+    await shim.kill(9)
+    await end(shims, shim)
+
+
+@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@engine
+async def test_an_init_that_does_not_suit_is_sent_away(world, shims):
+    """Who wants the host's pid namespace cannot use one that has been born into another; nor can who finds it dead."""
+    first = world.bundle()
+    shim = await shims.start(first.start(first.spec("true")))
+    await end(shims, shim)
+    await wait_for(lambda: newborn_of(shims))
+    newborn = newborn_of(shims)
+    bundle = world.bundle()
+    shim = await shims.start(bundle.start(bundle.spec("sleep", "60", namespaces=("mount", "uts", "ipc", "network"))))
+    assert shim.pid != newborn
+    await wait_for(lambda: not is_alive(newborn))
+    await shim.kill(9)
+    await end(shims, shim)
+    shim = await shims.start(first.start(first.spec("true")))
+    await end(shims, shim)
+    await wait_for(lambda: newborn_of(shims))
+    os.kill(newborn_of(shims), signal.SIGKILL)
+    shim = await shims.start(first.start(first.spec("sh", "-c", "exit 3")))
+    assert (await end(shims, shim)).code == 3
 
 
 @engine

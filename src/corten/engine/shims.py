@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _CREATE_FAILED = "failed to create task for container: OCI runtime create failed: unable to start container process: "
 _ANSWER_S = 10.0
+_USUAL_NAMESPACES = ["mount", "uts", "pid", "ipc", "time"]  # a network's is the daemon's work
 RUNTIME_STATE = "runtimes"  # of other OCI runtimes, below the exec root
 
 __all__ = ["ExitStatus", "Shim", "ShimExec", "ShimStart", "Shims", "StreamRequest"]
@@ -70,11 +71,14 @@ def _log_of(log: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _new_namespaces(spec: dict[str, Any]) -> list[str]:
+    return [entry["type"] for entry in (spec.get("linux") or {}).get("namespaces") or () if not entry.get("path")]
+
+
 def _leaves_orphans(spec: dict[str, Any]) -> bool:
     """Without a pid namespace of its own a container's orphans come to the host; a joined namespace takes a helper."""
-    namespaces = (spec.get("linux") or {}).get("namespaces") or ()
-    new = {entry["type"] for entry in namespaces if not entry.get("path")}
-    return "pid" not in new or len(new) < len(namespaces)
+    new = _new_namespaces(spec)
+    return "pid" not in new or len(new) < len(spec["linux"]["namespaces"])
 
 
 class Shims:
@@ -93,7 +97,7 @@ class Shims:
         shims._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         (exec_root / RUNTIME_STATE).mkdir(mode=0o700, exist_ok=True)
         await shims._spawner.start()
-        shims._spawner.replenish()
+        shims._spawner.replenish(_USUAL_NAMESPACES)
         return shims
 
     @property
@@ -153,7 +157,8 @@ class Shims:
             await run_blocking(clean_up, directory, request.cgroup, request.rootfs["target"])
             raise SystemFailure(f"{_CREATE_FAILED}the container's shim has been killed", step="shim")
         finally:
-            self._spawner.replenish()
+            # containers are started in rows of their kind
+            self._spawner.replenish(_new_namespaces(request.spec))
             for item in request.attach:
                 item.sock.close()
 

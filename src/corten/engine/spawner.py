@@ -209,12 +209,15 @@ class Spawner:
             theirs.close()
         return ours
 
-    def replenish(self) -> None:
-        """Have a spare shim again, now that nothing waits for the processor."""
+    def replenish(self, namespaces: list[str]) -> None:
+        """Have a spare shim again, now that nothing waits for the processor.
+
+        namespaces: that its container will probably need new
+        """
         if self._spare is None and self._connection is not None and not self._lock.locked():
             # a spawner that has gone is found out, and replaced, at the next start
             with contextlib.suppress(OSError):
-                self._spare = self._fork({"op": "spawn"})
+                self._spare = self._fork({"op": "spawn", "ahead": namespaces})
 
     async def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -3,7 +3,7 @@
 ::
 
     parent                                      init (the cloned child)
-      │ clone3(namespaces) ─────────────────────▶│
+      │ clone3(namespaces) ─────────────────────▶│   or to one that was cloned before: SPEC, BECOME (``newborn.py``)
       │◀───────────────────────────── ARRIVED ───│   only when the host's side has to act: user or time namespace
       │ id maps, cgroup, clocks; PREPARED ──────▶│
       │                                          │   mounts, devices, masks, filter
@@ -33,6 +33,8 @@ from typing import Any
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter, SystemFailure
 
 _MAXIMUM = 65536
+MOST_DESCRIPTORS = 253  # of one message (unix(7), SCM_MAX_FD)
+_USUAL_DESCRIPTORS = 4
 _LONGEST_TEXT = 4096
 
 
@@ -44,6 +46,8 @@ class Message(enum.StrEnum):
     READY = "ready"
     START = "start"
     PID = "pid"
+    SPEC = "spec"
+    BECOME = "become"
     ERROR = "error"
 
 
@@ -85,12 +89,12 @@ class Channel:
         """Describe any exception so that the other end can raise it again."""
         self.send(Message.ERROR, **described(error, step))
 
-    def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        """The next message and its descriptors; None at end of file.
+    def receive(self, most: int = _USUAL_DESCRIPTORS) -> tuple[dict[str, Any] | None, list[int]]:
+        """The next message and its descriptors, ``most`` of them; None at end of file.
 
         Errors: the typed error that the other end sent.
         """
-        packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, socket.CMSG_SPACE(4 * most), socket.MSG_CMSG_CLOEXEC)
         descriptors: list[int] = []
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

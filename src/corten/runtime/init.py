@@ -28,6 +28,18 @@ from corten.runtime.privileges import Confinement
 from corten.runtime.seccomp_listener import SeccompListener
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a newborn (``newborn.py``) has done beside its session and its loopback device.
+
+    program:     the compiled seccomp profile, b"" without one
+    filesystems: detached, by their index in ``mounts``
+    """
+
+    program: bytes
+    filesystems: dict[int, int]
+
+
 @dataclass(slots=True, kw_only=True)
 class InitRequest:
     """All that init needs; handed over by the fork.
@@ -40,6 +52,7 @@ class InitRequest:
     gate:       a listening socket whose first client starts the program, -1 to wait on the channel
     listener:   who gets the seccomp filter, None where the profile hands nothing over
     timed:      tell how long each step took
+    ahead:      what has been done already; None for who is cloned when all is known
     """
 
     spec: dict[str, Any]
@@ -61,6 +74,7 @@ class InitRequest:
     listener: SeccompListener | None = None
     timed: bool = False
     state: dict[str, Any] = field(default_factory=dict)
+    ahead: Ahead | None = None
 
     @property
     def in_user_namespace(self) -> bool:
@@ -75,6 +89,14 @@ class InitRequest:
     def clock_offsets(self) -> dict[str, dict[str, int]]:
         offsets: dict[str, dict[str, int]] = (self.spec.get("linux") or {}).get("timeOffsets") or {}
         return offsets if "time" in self.new else {}
+
+
+def begin_session() -> None:
+    """Out of everybody's reach, and without what a program would inherit of the interpreter's."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    reset_signals()
+    os.setsid()
+    os.umask(0)
 
 
 def reset_signals() -> None:
@@ -199,10 +221,8 @@ class Init:
 
     # 1
     def _session(self) -> None:
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-        reset_signals()
-        os.setsid()
-        os.umask(0)
+        if self._request.ahead is None:
+            begin_session()
 
     # 2
     def _join_cgroup(self) -> None:
@@ -230,7 +250,7 @@ class Init:
         if "cgroup" in new:
             # only now: the namespace's root is the group that we are in
             kernel.unshare(kernel.CLONE_NEWCGROUP)
-        if "network" in new:
+        if "network" in new and self._request.ahead is None:
             namespaces.loopback_up()
         namespaces.set_names(self._spec)
         if self._request.new_keyring:
@@ -246,11 +266,13 @@ class Init:
 
     # 6
     def _make_mounts(self) -> None:
+        made = self._request.ahead.filesystems if self._request.ahead is not None else {}
         for index, mount in enumerate(self._spec.get("mounts") or ()):
             mounts.make(
                 self._root,
                 mount,
                 source=self._sources.binds.get(index, -1),
+                made=made.get(index, -1),
                 cgroup=self._request.cgroup,
                 own=self._request.new | self._request.joined,
                 label=self._linux.get("mountLabel") or "",
@@ -300,7 +322,9 @@ class Init:
     # 12
     def _compile_filter(self) -> None:
         profile = self._linux.get("seccomp")
-        if profile:
+        if self._request.ahead is not None:
+            self._filter = self._request.ahead.program
+        elif profile:
             self._filter = seccomp.compiled(profile, self._request.seccomp_cache)
 
     # 13

@@ -20,6 +20,7 @@ from corten.runtime import groups, hooks, idmap, joining, namespaces, seccomp_li
 from corten.runtime.handshake import Channel, Message
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Init, InitRequest, check_preserved
+from corten.runtime.newborn import Newborn
 from corten.runtime.seccomp_listener import SeccompListener
 
 
@@ -106,6 +107,7 @@ def create(
     sibling: bool = False,
     new_keyring: bool = True,
     timed: bool = False,
+    newborn: Newborn | None = None,
     meanwhile: Callable[[int], None] = lambda pid: None,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
@@ -121,6 +123,7 @@ def create(
               is a user namespace it is the caller's child all the same, and ``die_with_parent`` has no effect
     new_keyring: leave the caller's session keyring behind
     timed:    measure init's steps
+    newborn:  becomes init when it suits; ``sibling`` only
     meanwhile: called with init's pid, beside its work; what it raises ends the attempt
     Errors:   CommandNotFound, CommandNotExecutable, InvalidParameter (config.json cannot be honoured), Conflict (the
               cgroup is in use), SystemFailure(step, errno).
@@ -168,7 +171,7 @@ def create(
         if sibling and joining.needs_helper(joined, request.new):
             request.die_with_parent = False
         try:
-            born = _Birth(request, joined, ours, sibling=sibling, meanwhile=meanwhile).run()
+            born = _Birth(request, joined, ours, sibling=sibling, newborn=newborn, meanwhile=meanwhile).run()
         except BaseException:
             ours.close()
             raise
@@ -194,8 +197,10 @@ class _Birth:
         channel: Channel,
         *,
         sibling: bool,
+        newborn: Newborn | None,
         meanwhile: Callable[[int], None],
     ) -> None:
+        self._newborn = newborn
         self._meanwhile = meanwhile
         self._request = request
         self._joined = joined
@@ -219,7 +224,9 @@ class _Birth:
         try:
             if "mount" in request.new:
                 request.taken = self._take_sources()
-            pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
+            pid, pidfd = self._call_newborn() if into < 0 else (0, -1)
+            if not pid:
+                pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
         finally:
             if into >= 0:
                 os.close(into)
@@ -244,6 +251,24 @@ class _Birth:
             warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
             times=[(name, duration) for name, duration in document["times"]],
         )
+
+    def _call_newborn(self) -> tuple[int, int]:
+        """Its (pid, pidfd); (0, -1) when there is none that suits."""
+        newborn = self._newborn
+        if newborn is None:
+            return 0, -1
+        if not newborn.suits(self._request):
+            newborn.dismiss()
+            return 0, -1
+        joined = namespaces.open_joined(self._joined)
+        try:
+            newborn.become(self._request, joined)
+        finally:
+            for descriptor, _ in joined:
+                os.close(descriptor)
+        self._channel.close()
+        self._channel = newborn.channel
+        return newborn.pid, newborn.pidfd
 
     def _become_init(self, enter: Callable[[], None]) -> None:
         self._channel.close()

@@ -34,6 +34,8 @@ _PROC_FILES = tuple(
 # file systems that show one kind of namespace, and where the host has its own
 _SHOWS = {"proc": "pid", "sysfs": "network", "mqueue": "ipc"}
 _OF_THE_HOST = {"proc": "/proc", "sysfs": "/sys", "mqueue": "/dev/mqueue"}
+# what has no files but those that are made in it, or shows nothing but a namespace
+_VIRTUAL = ("proc", "sysfs", "mqueue", "tmpfs", "devpts")
 _LONGEST_OPTION = 255  # fsconfig(2)
 
 
@@ -68,11 +70,30 @@ def _open_plain(root: int, clean: str) -> int:
         raise InvalidParameter(f"{clean} must be mounted on ordinary directory") from error
 
 
+def make_ahead(spec: dict[str, Any], own: Collection[str]) -> dict[int, int]:
+    """Those of ``mounts`` that need nothing but namespaces of our own, detached, by index.
+
+    own: the kinds of namespaces that the caller will not leave
+    What cannot be made is left for ``make`` to say why.
+    """
+    label = (spec.get("linux") or {}).get("mountLabel") or ""
+    made = {}
+    for index, mount in enumerate(spec.get("mounts") or ()):
+        kind = mount.get("type") or ""
+        options = parse(mount.get("options") or [])
+        if kind not in _VIRTUAL or _SHOWS.get(kind, "pid") not in own or options.remount or is_bind(mount, options):
+            continue
+        with contextlib.suppress(OSError):
+            made[index] = _new_filesystem(kind, mount.get("source") or kind, options, label)
+    return made
+
+
 def make(
     root: int,
     mount: dict[str, Any],
     *,
     source: int,
+    made: int = -1,
     cgroup: Cgroup,
     own: Collection[str],
     label: str = "",
@@ -80,6 +101,7 @@ def make(
     """One entry of ``mounts``.
 
     source: the detached mount of a bind, -1 for others
+    made:   the file system, when ``make_ahead`` has made it
     own:    the kinds of namespaces that are not the host's
     cgroup: the container's group, which a mount of type cgroup shows
     label:  ``linux.mountLabel``, for file systems that are made here
@@ -97,7 +119,7 @@ def make(
             _cgroup(root, destination, options, cgroup, "cgroup" in own)
         else:
             is_own = _SHOWS.get(kind, "") in own
-            _filesystem(root, destination, kind, mount.get("source") or kind, options, label, is_own)
+            _filesystem(root, destination, kind, mount.get("source") or kind, options, label, is_own, made)
     except OSError as error:
         text = (error.strerror or str(error)).lower()
         raise OSError(error.errno, f"mount {mount.get('source') or kind} at {destination}: {text}") from error
@@ -126,14 +148,21 @@ def _bind(root: int, destination: str, source: int) -> None:
 
 
 def _filesystem(
-    root: int, destination: str, kind: str, source: str, options: MountOptions, label: str, is_own: bool
+    root: int,
+    destination: str,
+    kind: str,
+    source: str,
+    options: MountOptions,
+    label: str,
+    is_own: bool,
+    made_ahead: int,
 ) -> None:
     if not kind:
         raise InvalidParameter(f"the mount at {destination} has no type")
     if kind != "proc" and paths.clean(destination) == "/proc":
         raise InvalidParameter("only a procfs can be mounted at /proc")
     try:
-        descriptor = _new_filesystem(kind, source, options, label)
+        descriptor = made_ahead if made_ahead >= 0 else _new_filesystem(kind, source, options, label)
     except PermissionError:
         # who has the host's namespace, in a user namespace, may not make a view of it, but use the host's own
         if is_own or kind not in _SHOWS:

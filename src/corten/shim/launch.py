@@ -18,6 +18,7 @@ from corten.linux import mount as mounting
 from corten.linux import overlay
 from corten.linux import process as kernel
 from corten.runtime import groups, idmap, joining, lifecycle
+from corten.runtime.newborn import Newborn
 from corten.shim import self_care
 from corten.shim.foreign import Runtime
 from corten.shim.helper import Result
@@ -97,17 +98,21 @@ def write_file(directory: str, name: str, text: str) -> None:
 # -- start ------------------------------------------------------------------------------------------------------------
 
 
-def start(place: Place, streams: Streams, hand_over: Callable[[int, int, int], None]) -> dict[str, Any]:
+def start(
+    place: Place, streams: Streams, hand_over: Callable[[int, int, int], None], newborn: Newborn | None
+) -> dict[str, Any]:
     """Mount the root, make the container, run its program: the answer to the daemon.  When this raises nothing is left.
 
     hand_over: called with pid, start time and pty before the program runs
+    newborn:   an init that may be used
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
     document = json.loads(read_all(place.spec_fd))
     mount_root(document["rootfs"], document["spec"].get("linux") or {})
     try:
-        run = _run_foreign if place.runtime else _run
-        return run(place, document["spec"], streams, hand_over)
+        if place.runtime:
+            return _run_foreign(place, document["spec"], streams, hand_over)
+        return _run(place, document["spec"], streams, hand_over, newborn)
     except BaseException:
         unmount_root(place.target)
         raise
@@ -153,7 +158,11 @@ def unmount_root(target: str) -> None:
 
 
 def _run(
-    place: Place, spec: dict[str, Any], streams: Streams, hand_over: Callable[[int, int, int], None]
+    place: Place,
+    spec: dict[str, Any],
+    streams: Streams,
+    hand_over: Callable[[int, int, int], None],
+    newborn: Newborn | None,
 ) -> dict[str, Any]:
     started_ns = 0
 
@@ -173,6 +182,7 @@ def _run(
         seccomp_cache=place.seccomp_cache,
         die_with_parent=True,
         sibling=True,
+        newborn=newborn,
         meanwhile=meanwhile,
     )
     try:

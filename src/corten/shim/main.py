@@ -419,8 +419,10 @@ class Shim:
         self._loop.running = False
 
 
-def run_shim(connection: int) -> None:
+def run_shim(connection: int, ahead: list[str]) -> None:
     """The forked child's whole life.
+
+    ahead: see ``making.become_maker``
 
     ``_signal`` and ``_socket`` stand for ``signal`` and ``socket`` wherever a shim passes by: the wrappers of those,
     with their enumerations, would cost a shim a quarter of a megabyte.
@@ -430,7 +432,7 @@ def run_shim(connection: int) -> None:
     parent = os.getpid()
     if os.fork() == 0:
         ours.close()
-        become_maker(connection, theirs, parent)
+        become_maker(connection, theirs, parent, ahead)
     theirs.close()
     shim = Shim(connection, ours)
     try:

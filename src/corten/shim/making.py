@@ -25,16 +25,18 @@ from corten.errors import SystemFailure
 from corten.linux import process as kernel
 from corten.logdriver.options import LogOptions
 from corten.logdriver.writers import check_writable
+from corten.runtime.newborn import Newborn
 from corten.shim import control, handover, launch, protocol, self_care
 from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
 
 
-def become_maker(connection: int, channel: _socket.socket, parent: int) -> None:
+def become_maker(connection: int, channel: _socket.socket, parent: int, ahead: list[str]) -> None:
     """The child's whole life.
 
     connection: to the daemon, which says what to make
     channel:    to the shim
+    ahead:      the namespaces that the container will probably need new; none when what to make is known already
     """
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -42,16 +44,18 @@ def become_maker(connection: int, channel: _socket.socket, parent: int) -> None:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, _signal.SIGKILL)
         if os.getppid() != parent:
             return
+        self_care.allow_oom_kill()
+        newborn = Newborn.bear(ahead)
         daemon = _socket.socket(fileno=connection)
         packet = protocol.receive(daemon)
         if packet is not None:
-            _answer(daemon, channel, packet)
+            _answer(daemon, channel, packet, newborn)
     finally:
         os._exit(0)
 
 
-def _answer(daemon: _socket.socket, channel: _socket.socket, packet: Packet) -> None:
-    maker = Maker(packet, channel)
+def _answer(daemon: _socket.socket, channel: _socket.socket, packet: Packet, newborn: Newborn | None) -> None:
+    maker = Maker(packet, channel, newborn)
     verdict = handover.FAILED
     try:
         answer = maker.make()
@@ -68,7 +72,8 @@ def _answer(daemon: _socket.socket, channel: _socket.socket, packet: Packet) -> 
 class Maker:
     """One attempt."""
 
-    def __init__(self, packet: Packet, channel: _socket.socket) -> None:
+    def __init__(self, packet: Packet, channel: _socket.socket, newborn: Newborn | None) -> None:
+        self._newborn = newborn
         self._packet = packet
         self._header = packet.header
         self._channel = channel
@@ -76,11 +81,15 @@ class Maker:
 
     def make(self) -> dict[str, Any]:
         """Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure."""
-        self_care.allow_oom_kill()
         header = self._header
         if header["op"] != "start":
             raise SystemFailure(f"a new shim was asked to {header['op']}", step="start")
         place = launch.Place(header, self._packet.take_payload())
+        if self._newborn is not None:
+            if place.runtime:
+                self._newborn.dismiss()
+            else:
+                self._newborn.tell(place.spec_fd, place.seccomp_cache)
         os.mkdir(place.directory, 0o710)
         self._directory = place.directory
         launch.write_file(place.directory, "shim.pid", str(os.getppid()))
@@ -92,7 +101,7 @@ class Maker:
             streams = [console] if console >= 0 else pipes.ours
             self._hand_over(pid, started_ns, [listener, place.spec_fd, *streams, *self._packet.descriptors])
 
-        return launch.start(place, pipes.theirs, hand_over)
+        return launch.start(place, pipes.theirs, hand_over, self._newborn)
 
     @staticmethod
     def _check_log(log: dict[str, Any]) -> None:

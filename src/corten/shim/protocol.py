@@ -4,8 +4,9 @@ A packet is a JSON object, a newline and a payload.  Only the object is for the 
 runtime spec, a process) is passed on unread to the short-lived process that needs it, so that a shim's memory stays
 small.  A large payload comes as a sealed memfd, the last of the descriptors, instead.
 
-Daemon → spawner: ``{"op": "spawn"}`` with the first control connection of a new shim; ``{"op": "lend"}`` with a
-                  connection for the answer and id maps as payload, see ``shim/lending.py``.
+Daemon → spawner: ``{"op": "spawn"}`` with the first control connection of a new shim, and ``ahead``, the namespaces
+                  to make before it is told more (``runtime/newborn.py``); ``{"op": "lend"}`` with a connection for
+                  the answer and id maps as payload, see ``shim/lending.py``.
 Daemon → shim:    ``{"op": …, "seq": n, …}``, answered with the same ``seq`` and perhaps ``error``.
 Shim → daemon:    ``{"event": …}`` at any time; see ``shim/main.py``.
 

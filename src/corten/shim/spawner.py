@@ -69,7 +69,7 @@ def main(descriptor: int, scratch: str) -> None:
                 if packet.header["op"] == "lend":
                     lend(control, packet)
                 else:
-                    run_shim(control)
+                    run_shim(control, packet.header.get("ahead") or [])
             finally:
                 os._exit(0)
         self_care.set_name(b"corten-spawner")
