@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from corten.build.database import Database
 from corten.build.workshop import Cancellation
 from corten.errors import SystemFailure
 
@@ -92,28 +91,13 @@ class StepCache:
     """
 
     def __init__(self, path: Path, exists: Callable[[str], bool]) -> None:
-        self._lock = threading.RLock()
+        self._database = Database(path, _SCHEMA)
+        self._run = self._database.run
         self._exists = exists
         self._working: dict[str, threading.Event] = {}
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise SystemFailure(f"cannot open {path}: {error}", step="open build.db") from error
 
     def close(self) -> None:
-        with self._lock:
-            self._database.close()
-
-    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            try:
-                return self._database.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise SystemFailure(f"build.db: {error}", step="build.db") from error
+        self._database.close()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -146,7 +130,7 @@ class StepCache:
         Errors: Cancelled while waiting.
         """
         while True:
-            with self._lock:
+            with self._database.lock:
                 image = self.find(key)
                 other = None if image else self._working.get(key)
                 if not image and other is None:
@@ -161,7 +145,7 @@ class StepCache:
         try:
             yield ""
         finally:
-            with self._lock:
+            with self._database.lock:
                 del self._working[key]
             done.set()
 

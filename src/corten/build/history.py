@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import sqlite3
-import threading
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corten.build.database import Database
 from corten.errors import InvalidParameter, NotFound, SystemFailure
 
 Document = dict[str, Any]
@@ -75,28 +74,13 @@ class History:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_SCHEMA)
-            # a daemon's end has interrupted them
-            self._database.execute("UPDATE builds SET status = ? WHERE status = ?", (CANCELED, RUNNING))
-        except sqlite3.Error as error:
-            raise SystemFailure(f"cannot open {path}: {error}", step="open builds.db") from error
+        self._database = Database(path, _SCHEMA)
+        self._run = self._database.run
+        # a daemon's end has interrupted them
+        self._run("UPDATE builds SET status = ? WHERE status = ?", (CANCELED, RUNNING))
 
     def close(self) -> None:
-        with self._lock:
-            self._database.close()
-
-    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            try:
-                return self._database.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise SystemFailure(f"builds.db: {error}", step="builds.db") from error
+        self._database.close()
 
     def put(self, record: Record, log: list[Document] | None = None) -> None:
         with contextlib.suppress(SystemFailure):

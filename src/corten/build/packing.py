@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from corten.errors import InvalidParameter
+from corten.image.pipes import blocks
 from corten.oci import descriptor as media
 
 _GZIP = 31  # zlib's window bits for a gzip header without name and time
-_BLOCK = 1 << 20
 _LEVELS = {"gzip": range(10), "zstd": range(23), "uncompressed": range(0)}
 MEDIA_TYPES = {"gzip": f"{media.OCI_LAYER}+gzip", "zstd": f"{media.OCI_LAYER}+zstd", "uncompressed": media.OCI_LAYER}
+
+
+class _Squeezer(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
 
 Packer = Callable[[Iterable[bytes]], Iterator[bytes]]
 
@@ -30,31 +37,18 @@ def packer(compression: str, level: int | None) -> Packer:
     return iter
 
 
-def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """In pieces of one size: what a compressor makes depends on how its input is cut."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= _BLOCK:
-            yield bytes(held[:_BLOCK])
-            del held[:_BLOCK]
-    if held:
-        yield bytes(held)
-
-
 def _gzip(tar: Iterable[bytes], level: int) -> Iterator[bytes]:
-    squeezer = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
-    for block in _blocks(tar):
-        if data := squeezer.compress(block):
-            yield data
-    yield squeezer.flush()
+    return _squeezed(tar, zlib.compressobj(level, zlib.DEFLATED, _GZIP))
 
 
 def _zstd(tar: Iterable[bytes], level: int) -> Iterator[bytes]:
     import zstandard
 
-    squeezer = zstandard.ZstdCompressor(level=level).compressobj()
-    for block in _blocks(tar):
+    return _squeezed(tar, zstandard.ZstdCompressor(level=level).compressobj())
+
+
+def _squeezed(tar: Iterable[bytes], squeezer: _Squeezer) -> Iterator[bytes]:
+    for block in blocks(tar):
         if data := squeezer.compress(block):
             yield data
     yield squeezer.flush()

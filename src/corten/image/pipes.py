@@ -47,6 +47,21 @@ def iterated(chunks: Iterable[bytes]) -> Chunks:
     return next_chunk
 
 
+def blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of ``CHUNK`` bytes, the last one shorter.
+
+    For compressors: what they make depends on how their input is cut.
+    """
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= CHUNK:
+            yield bytes(held[:CHUNK])
+            del held[:CHUNK]
+    if held:
+        yield bytes(held)
+
+
 def peek(source: Chunks, size: int = _LONGEST_MAGIC) -> tuple[bytes, Chunks]:
     """The first bytes (fewer only when there are no more), and a source that still begins with them."""
     start = source()

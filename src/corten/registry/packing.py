@@ -8,20 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-_BLOCK = 1 << 20
+from corten.image.pipes import blocks
+
 _LEVEL = 2
 _GZIP = 31  # zlib's window bits for a gzip header without name and time
-
-
-def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= _BLOCK:
-            yield bytes(held[:_BLOCK])
-            del held[:_BLOCK]
-    if held:
-        yield bytes(held)
 
 
 def compressed(tar: Iterable[bytes], read: Callable[[int], None] = lambda size: None) -> Iterator[bytes]:
@@ -33,7 +23,7 @@ def compressed(tar: Iterable[bytes], read: Callable[[int], None] = lambda size: 
 
     packer = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP)
     total = 0
-    for block in _blocks(tar):
+    for block in blocks(tar):
         total += len(block)
         packed = packer.compress(block)
         read(total)

@@ -1,0 +1,43 @@
+"""SQLite files that builds keep: the cache of steps and the history."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from corten.errors import SystemFailure
+
+
+class Database:
+    """One file, readable by its owner alone.  Thread-safe: one statement at a time, each a transaction.
+
+    lock: held by who needs several statements to be one step
+    Errors of all methods but ``close``: SystemFailure.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        """schema: statements that make what is missing"""
+        self.lock = threading.RLock()
+        self._name = path.name
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            path.chmod(0o600)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(schema)
+        except sqlite3.Error as error:
+            raise SystemFailure(f"cannot open {path}: {error}", step=f"open {path.name}") from error
+
+    def close(self) -> None:
+        with self.lock:
+            self._connection.close()
+
+    def run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one statement."""
+        with self.lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise SystemFailure(f"{self._name}: {error}", step=self._name) from error
