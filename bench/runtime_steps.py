@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from corten.cgroup.hierarchy import Hierarchies
-from corten.runtime import joining, lifecycle, seccomp
+from corten.runtime import joining, lifecycle, seccomp_profile
 from corten.runtime.defaults import default_spec
 
 CAPABILITIES = [
@@ -52,7 +52,7 @@ def make_spec(rootfs: Path, number: int, *command: str) -> dict:
     }
     spec["linux"]["cgroupsPath"] = f"/{GROUP}/{number}"
     spec["linux"]["namespaces"].append({"type": "time"})
-    spec["linux"]["seccomp"] = seccomp.resolve_profile(seccomp.default_profile(), CAPABILITIES)
+    spec["linux"]["seccomp"] = seccomp_profile.resolve_profile(seccomp_profile.default_profile(), CAPABILITIES)
     return spec
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import NETLINK_ROUTE, Connection
 from corten.network import namespaces as ns
 from corten.network.links import mac_of
@@ -125,15 +126,19 @@ class Lan:
         connection.transact([rt.new_bridge("lan", mac="02:99:00:00:00:01")])
         index = next(link.index for link in rt.links(connection) if link.name == "lan")
         veth = rt.new_veth("ext0", index, self.neighbour.descriptor, peer="eth0", mac="02:99:00:00:00:02")
-        connection.transact([veth, rt.add_address(index, f"{HOST}/24"), rt.add_address(index, f"{HOST6}/64")])
+        connection.transact(
+            [veth, rtroutes.add_address(index, f"{HOST}/24"), rtroutes.add_address(index, f"{HOST6}/64")]
+        )
         connection.close()
 
         def other() -> None:
             inside = Connection(NETLINK_ROUTE)
             index = next(link.index for link in rt.links(inside) if link.name == "eth0")
             inside.transact([rt.set_up(1), rt.set_up(index)])
-            inside.transact([rt.add_address(index, f"{NEIGHBOUR}/24"), rt.add_address(index, f"{NEIGHBOUR6}/64")])
-            inside.transact([rt.set_default_route(4, HOST, index), rt.set_default_route(6, HOST6, index)])
+            inside.transact(
+                [rtroutes.add_address(index, f"{NEIGHBOUR}/24"), rtroutes.add_address(index, f"{NEIGHBOUR6}/64")]
+            )
+            inside.transact([rtroutes.set_default_route(4, HOST, index), rtroutes.set_default_route(6, HOST6, index)])
             inside.close()
 
         self.neighbour.do(other)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corten.errors import CortenError
-from corten.runtime import joining, lifecycle, seccomp
+from corten.runtime import joining, lifecycle, seccomp_profile
 
 CAPABILITIES = [
     f"CAP_{name}"
@@ -67,7 +67,7 @@ def make_spec(rootfs: Path, *command: str, **process: Any) -> dict[str, Any]:
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-            "seccomp": seccomp.resolve_profile(seccomp.default_profile(), CAPABILITIES),
+            "seccomp": seccomp_profile.resolve_profile(seccomp_profile.default_profile(), CAPABILITIES),
         },
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 from corten.cgroup.manager import Cgroup
 from corten.dockerapi.frames import FrameDecoder
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
-from corten.runtime import seccomp
+from corten.runtime import seccomp_profile
 
 CAPABILITIES = [
     f"CAP_{name}" for name in ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID", "SYS_CHROOT", "NET_RAW")
@@ -80,7 +80,7 @@ class Bundle:
                 "cgroupsPath": self.cgroup,
                 "namespaces": [{"type": kind} for kind in namespaces],
                 "resources": {},
-                "seccomp": seccomp.resolve_profile(seccomp.default_profile(), CAPABILITIES),
+                "seccomp": seccomp_profile.resolve_profile(seccomp_profile.default_profile(), CAPABILITIES),
             },
             **more,
         }

@@ -23,7 +23,7 @@ from network_support import (
 )
 
 from corten.errors import InvalidParameter, SystemFailure
-from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import NETLINK_ROUTE, Connection
 from corten.network import namespaces as ns
 from corten.network.plans import NetworkPlan, PortPlan, Published, Subnet
@@ -90,7 +90,7 @@ def test_what_is_not_published_is_not_reached(lan: Lan) -> None:
 
     def to_loopback() -> None:
         inside = Connection(NETLINK_ROUTE)
-        inside.transact([rt.delete_address(1, "127.0.0.1/8")])
+        inside.transact([rtroutes.delete_address(1, "127.0.0.1/8")])
         inside.close()
         subprocess.run(["ip", "route", "add", "127.0.0.0/8", "via", HOST, "dev", "eth0"], check=True)
         for name in ("all", "eth0"):

@@ -35,6 +35,7 @@ from network_support import (
 
 from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import NETLINK_ROUTE, Connection
 from corten.network.attaching import host_link
 from corten.network.plans import EndpointPlan, PortPlan, RatePlan, Subnet
@@ -158,7 +159,9 @@ def test_advertisements_of_a_neighbour_change_no_routes(lan: Lan) -> None:
 def test_an_endpoint_without_ipv6_has_no_address_of_its_own(lan: Lan) -> None:
     plan = lan.create(network())
     box, _ = lan.box(endpoint(plan, 2))
-    assert [item for item in rt.addresses(box.routes, next(iter(box.endpoints.values())).index) if ":" in item] == []
+    assert [
+        item for item in rtroutes.addresses(box.routes, next(iter(box.endpoints.values())).index) if ":" in item
+    ] == []
 
 
 def test_a_new_daemon_finds_what_runs(lan: Lan) -> None:
@@ -426,7 +429,7 @@ def test_a_bridge_of_an_earlier_configuration_and_one_of_somebody_else(lan: Lan)
         def read() -> set[str]:
             connection = Connection(NETLINK_ROUTE)
             try:
-                found = rt.addresses(connection, rt.link(connection, name).index)
+                found = rtroutes.addresses(connection, rt.link(connection, name).index)
             finally:
                 connection.close()
             return {address for address in found if ":" not in address}

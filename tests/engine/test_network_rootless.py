@@ -17,6 +17,7 @@ import pytest
 from network_support import HOST, NEIGHBOUR, OPEN, Lan
 
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import NETLINK_ROUTE, Connection
 
 pytestmark = [pytest.mark.needs("nf_tables", "userns", "tun")]
@@ -33,7 +34,7 @@ def lan(tmp_path: Path) -> Iterator[Lan]:
         connection = Connection(NETLINK_ROUTE)
         index = next(link.index for link in rt.links(connection) if link.name == "lan")
         connection.transact([rt.set_up(index)])
-        connection.transact([rt.set_default_route(4, NEIGHBOUR, index)])
+        connection.transact([rtroutes.set_default_route(4, NEIGHBOUR, index)])
         connection.close()
 
     made.host.do(world)

@@ -13,7 +13,7 @@ import pytest
 from runtime_support import CAPABILITIES, World, children, read_terminal
 
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, SystemFailure
-from corten.runtime import groups, seccomp
+from corten.runtime import groups, seccomp_profile
 
 pytestmark = pytest.mark.needs("busybox")
 
@@ -691,7 +691,7 @@ def test_capabilities_unlock_system_calls(world: World) -> None:
     spec = world.script("mount -t tmpfs x /tmp && echo mounted")
     more = [*CAPABILITIES, "CAP_SYS_ADMIN"]
     spec["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), more)
-    spec["linux"]["seccomp"] = seccomp.resolve_profile(seccomp.default_profile(), more)
+    spec["linux"]["seccomp"] = seccomp_profile.resolve_profile(seccomp_profile.default_profile(), more)
     assert world.run(spec).words == ["mounted"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from runtime_support import CAPABILITIES, World, mount_options
 
 from corten.errors import CortenError, InvalidParameter, SystemFailure
-from corten.runtime import seccomp
+from corten.runtime import seccomp_profile
 
 pytestmark = pytest.mark.needs("busybox")
 
@@ -224,7 +224,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
 def with_admin(spec: dict[str, Any]) -> dict[str, Any]:
     more = [*CAPABILITIES, "CAP_SYS_ADMIN"]
     spec["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), more)
-    spec["linux"]["seccomp"] = seccomp.resolve_profile(seccomp.default_profile(), more)
+    spec["linux"]["seccomp"] = seccomp_profile.resolve_profile(seccomp_profile.default_profile(), more)
     return spec
 
 

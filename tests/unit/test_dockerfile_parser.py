@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from corten.dockerfile.errors import DockerfileError
-from corten.dockerfile.parser import duration_ns, parse, parse_trigger
+from corten.dockerfile.parser import parse, parse_trigger
+from corten.dockerfile.pieces import duration_ns
 
 CASES = Path(__file__).parent / "dockerfiles"
 

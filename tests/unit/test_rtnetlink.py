@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from corten.linux import rtnetlink as rt
-from corten.linux import traffic
+from corten.linux import rtroutes, traffic
 from corten.linux.netlink import Message, attributes
 
 LINK = struct.Struct("=BxHiII")
@@ -55,34 +55,36 @@ def test_what_may_be_gone_already_is_no_failure() -> None:
     assert errno.ENODEV in rt.delete_link(0, "veth1").ignored
     assert errno.ENODEV in rt.delete_group(9).ignored
     assert errno.ENODEV in rt.disable_bridge_port("veth1").ignored
-    assert errno.EADDRNOTAVAIL in rt.delete_address(1, "10.0.0.1/8").ignored
+    assert errno.EADDRNOTAVAIL in rtroutes.delete_address(1, "10.0.0.1/8").ignored
 
 
 def test_an_ipv4_address_has_its_broadcast() -> None:
-    message = rt.add_address(4, "172.18.0.2/16")
+    message = rtroutes.add_address(4, "172.18.0.2/16")
     family, prefix, _, scope, index = struct.unpack_from("=BBBBi", message.body)
     parts = dict(attributes(message.body[8:]))
     assert (family, prefix, scope, index) == (2, 16, 0, 4)
     assert parts[2] == ipaddress.ip_address("172.18.0.2").packed
     assert parts[4] == ipaddress.ip_address("172.18.255.255").packed
-    assert 4 not in dict(attributes(rt.add_address(4, "10.0.0.0/31").body[8:]))
+    assert 4 not in dict(attributes(rtroutes.add_address(4, "10.0.0.0/31").body[8:]))
 
 
 def test_an_ipv6_address_is_not_probed_for() -> None:
-    parts = dict(attributes(rt.add_address(4, "fd00::2/64").body[8:]))
+    parts = dict(attributes(rtroutes.add_address(4, "fd00::2/64").body[8:]))
     assert parts[8] == struct.pack("=I", 0x02)
     assert 4 not in parts
 
 
 def test_default_routes() -> None:
-    message = rt.set_default_route(4, "172.18.0.1", 4)
+    message = rtroutes.set_default_route(4, "172.18.0.1", 4)
     values = struct.unpack_from("=BBBBBBBBI", message.body)
     parts = dict(attributes(message.body[12:]))
     assert message.flags == 0x500
     assert values[:2] == (2, 0)
     assert values[6] == 0, "through a gateway: everywhere"
     assert parts == {5: bytes([172, 18, 0, 1]), 4: struct.pack("=I", 4)}
-    assert struct.unpack_from("=BBBBBBBBI", rt.set_default_route(4, "", 4).body)[6] == 253, "without: on this link"
+    assert struct.unpack_from("=BBBBBBBBI", rtroutes.set_default_route(4, "", 4).body)[6] == 253, (
+        "without: on this link"
+    )
 
 
 def test_a_link_as_the_kernel_lists_it() -> None:

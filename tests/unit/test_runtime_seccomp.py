@@ -13,7 +13,7 @@ import bpf
 import pytest
 
 from corten.errors import InvalidParameter
-from corten.runtime import seccomp
+from corten.runtime import seccomp, seccomp_profile
 
 TABLES: dict[str, dict[str, int]] = json.loads((Path(seccomp.__file__).parent / "profiles/syscalls.json").read_text())
 AMD64 = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
@@ -39,7 +39,7 @@ class Machine:
 
 def dockers(monkeypatch: pytest.MonkeyPatch, machine: str, capabilities: list[str]) -> dict[str, Any]:
     monkeypatch.setattr(os, "uname", lambda: Machine(machine))
-    return seccomp.resolve_profile(seccomp.default_profile(), capabilities)
+    return seccomp_profile.resolve_profile(seccomp_profile.default_profile(), capabilities)
 
 
 @pytest.mark.parametrize(("native", "architecture"), MACHINES)
@@ -277,7 +277,7 @@ def test_includes_and_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def names(**conditions: Any) -> list[str]:
         profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{**rule("ALLOW"), **conditions}]}
-        resolved = seccomp.resolve_profile(profile, ["CAP_A", "CAP_B"])
+        resolved = seccomp_profile.resolve_profile(profile, ["CAP_A", "CAP_B"])
         return [name for item in resolved["syscalls"] for name in item["names"]]
 
     assert names(includes={"caps": ["CAP_A", "CAP_B"]}) == ["read"]
@@ -297,16 +297,16 @@ def test_includes_and_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_profiles_in_both_forms_and_malformed_ones() -> None:
     both = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "archMap": [{}]}
     with pytest.raises(InvalidParameter, match="both 'architectures' and 'archMap'"):
-        seccomp.resolve_profile(both, [])
+        seccomp_profile.resolve_profile(both, [])
     twice = {
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"name": "read", "names": ["write"], "action": "SCMP_ACT_KILL"}],
     }
     with pytest.raises(InvalidParameter, match="both 'name' and 'names'"):
-        seccomp.resolve_profile(twice, [])
+        seccomp_profile.resolve_profile(twice, [])
     old = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "read", "action": "SCMP_ACT_KILL"}]}
-    assert seccomp.resolve_profile(old, [])["syscalls"] == [{"names": ["read"], "action": "SCMP_ACT_KILL"}]
-    assert seccomp.resolve_profile({}, []) == {}
+    assert seccomp_profile.resolve_profile(old, [])["syscalls"] == [{"names": ["read"], "action": "SCMP_ACT_KILL"}]
+    assert seccomp_profile.resolve_profile({}, []) == {}
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_tables_have_what_every_kernel_has() -> None:
 
 
 def test_dockers_profile_is_complete() -> None:
-    profile = seccomp.default_profile()
+    profile = seccomp_profile.default_profile()
     unconditional = next(entry for entry in profile["syscalls"] if "read" in entry["names"])
     assert len(unconditional["names"]) == 361
     assert profile["defaultErrnoRet"] == 1

@@ -24,7 +24,7 @@ from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, InvalidParameter
 from corten.linux import paths
 from corten.linux import process as kernel
-from corten.runtime import seccomp, tiny_init
+from corten.runtime import seccomp_profile, tiny_init
 
 _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
 
@@ -72,7 +72,7 @@ class Preparation:
         if path == "unconfined":
             return None
         if not path:
-            return seccomp.default_profile()
+            return seccomp_profile.default_profile()
         try:
             profile = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
@@ -111,12 +111,12 @@ class Preparation:
         if options.seccomp == "unconfined" or (container.host_config.privileged and not options.seccomp):
             return None
         if options.seccomp:
-            return seccomp.resolve_profile(json.loads(options.seccomp), names)
+            return seccomp_profile.resolve_profile(json.loads(options.seccomp), names)
         if self._default_profile is None:
             return None
         key = tuple(names)
         if key not in self._resolved:
-            self._resolved[key] = seccomp.resolve_profile(self._default_profile, names)
+            self._resolved[key] = seccomp_profile.resolve_profile(self._default_profile, names)
         return self._resolved[key]
 
     def joined_namespaces(self, container: Container) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import Connection, Message
 from corten.network import links
 from corten.network.sandbox import Attached, Sandbox
@@ -57,7 +58,7 @@ def configure(box: Sandbox, attached: Attached) -> None:
         sysctls = enabled + sysctls
     box.write_sysctls(tuple(sysctls))
     addresses = [
-        rt.add_address(attached.index, address) for address in (plan.ipv4, plan.ipv6, *plan.link_local) if address
+        rtroutes.add_address(attached.index, address) for address in (plan.ipv4, plan.ipv6, *plan.link_local) if address
     ]
     box.routes.transact([rt.set_up(attached.index), *addresses, *default_routes(attached)])
 
@@ -67,7 +68,7 @@ def route(box: Sandbox) -> None:
     messages = []
     for version in (4, 6):
         if not any(item.plan.gateway if version == 4 else item.plan.gateway6 for item in box.endpoints.values()):
-            messages.append(rt.delete_default_route(version))
+            messages.append(rtroutes.delete_default_route(version))
     for attached in box.endpoints.values():
         messages += default_routes(attached)
     box.routes.transact(messages)
@@ -88,7 +89,7 @@ def default_routes(attached: Attached) -> list[Message]:
             gateway = ""  # the parent's host passes on
         elif not gateway:
             continue
-        messages.append(rt.set_default_route(version, gateway, attached.index))
+        messages.append(rtroutes.set_default_route(version, gateway, attached.index))
     return messages
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corten.linux import rtnetlink
+from corten.linux import rtnetlink, rtroutes
 from corten.linux.netlink import NETLINK_ROUTE, Connection
 from corten.network import links
 from corten.network.addresses import parse_network
@@ -20,8 +20,8 @@ def host_subnets(without: str = "") -> list[str]:
         raise links.failure(error, "list routes") from error
     try:
         index = next((link.index for link in rtnetlink.links(connection) if link.name == without), 0) if without else 0
-        own = {str(parse_network(address)) for address in rtnetlink.addresses(connection, index)} if index else set()
-        return [route for route in rtnetlink.routes(connection) if route not in own]
+        own = {str(parse_network(address)) for address in rtroutes.addresses(connection, index)} if index else set()
+        return [route for route in rtroutes.routes(connection) if route not in own]
     except OSError as error:
         raise links.failure(error, "list routes") from error
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import Connection, Message
 from corten.network import namespaces
 from corten.network.plans import NetworkPlan
@@ -72,14 +73,14 @@ def make_bridge(connection: Connection, plan: NetworkPlan) -> int:
         elif known.kind != "bridge":
             raise Conflict(f"interface {plan.device} exists and is no bridge")
         _prepare_bridge(plan)
-        held = set() if made else set(rt.addresses(connection, known.index))
+        held = set() if made else set(rtroutes.addresses(connection, known.index))
         # addresses that somebody gave to a bridge of his own are his
         foreign = _foreign(held, wanted) if known.alias == _ALIAS else []
         connection.transact(
             [
                 rt.set_up(known.index),
-                *(rt.delete_address(known.index, address) for address in foreign),
-                *(rt.add_address(known.index, address) for address in wanted if address not in held),
+                *(rtroutes.delete_address(known.index, address) for address in foreign),
+                *(rtroutes.add_address(known.index, address) for address in wanted if address not in held),
             ]
         )
     except OSError as error:

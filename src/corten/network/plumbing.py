@@ -14,6 +14,7 @@ from pathlib import Path
 
 from corten.errors import Conflict, CortenError, NotFound, SystemFailure
 from corten.linux import rtnetlink as rt
+from corten.linux import rtroutes
 from corten.linux.netlink import NETLINK_NETFILTER, NETLINK_ROUTE
 from corten.network import attaching, limits, links, sandbox
 from corten.network.background import Background
@@ -263,7 +264,7 @@ class Plumbing:
         """
         try:
             box = sandbox.of_process(pid)
-            known, addresses = rt.links(box.routes), rt.addresses_by_link(box.routes)
+            known, addresses = rt.links(box.routes), rtroutes.addresses_by_link(box.routes)
         except OSError as error:
             raise links.failure(error, "adopt sandbox") from error
         for endpoint in endpoints:

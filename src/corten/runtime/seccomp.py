@@ -1,4 +1,4 @@
-"""Seccomp: from Docker's profile format to the OCI form, and from the OCI form to classic BPF.
+"""Seccomp: from the OCI form (``linux.seccomp``) to classic BPF.  Docker's form is ``seccomp_profile``'s.
 
 The filter starts with the architecture (amd64 guards its i386 and x32 doors too, arm64 its arm door), then walks a
 binary tree over ranges of system call numbers with the same answer.  Numbers above the newest known one get ENOSYS
@@ -6,7 +6,7 @@ where the profile would refuse them, so that programs fall back.  A rule without
 arguments of one rule must all match, unless two name the same argument: then each is a rule of its own (both as with
 libseccomp and runc).
 
-Sources: seccomp(2); runtime-spec config-linux.md "Seccomp"; moby profiles (format with includes and excludes).
+Sources: seccomp(2); runtime-spec config-linux.md "Seccomp".
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import hashlib
 import json
 import marshal
 import os
-import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,6 @@ ARCHITECTURES = {
 }
 # native architecture -> the other one that its kernel runs
 _COMPATIBLE = {"x86_64": "x86", "aarch64": "arm"}
-_NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
-_GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
@@ -83,72 +80,6 @@ OPERATORS = (
 _FORMAT = 3
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
-
-
-def default_profile() -> dict[str, Any]:
-    """Docker's default profile in Docker's format."""
-    profile: dict[str, Any] = json.loads((_PROFILES / "default_seccomp.json").read_text())
-    return profile
-
-
-def _kernel_at_least(text: str) -> bool:
-    try:
-        wanted = tuple(int(part) for part in text.split("."))
-    except ValueError:
-        raise InvalidParameter(f"Loading seccomp profile failed: invalid minKernel '{text}'") from None
-    release = re.match(r"[\d.]+", os.uname().release)
-    present = tuple(int(part) for part in release[0].split(".") if part) if release else ()
-    return present[: len(wanted)] >= wanted
-
-
-def _applies(rule: dict[str, Any], capabilities: set[str], architecture: str) -> bool:
-    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
-    if includes.get("arches") and architecture not in includes["arches"]:
-        return False
-    if includes.get("caps") and not set(includes["caps"]) <= capabilities:
-        return False
-    if includes.get("minKernel") and not _kernel_at_least(includes["minKernel"]):
-        return False
-    if architecture in (excludes.get("arches") or ()):
-        return False
-    if set(excludes.get("caps") or ()) & capabilities:
-        return False
-    return not (excludes.get("minKernel") and _kernel_at_least(excludes["minKernel"]))
-
-
-def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[str, Any]:
-    """Docker's format -> ``linux.seccomp`` for these capabilities on this machine; {} for a profile that says nothing.
-
-    Errors: InvalidParameter for a malformed profile.
-    """
-    if not profile.get("defaultAction") and not profile.get("syscalls"):
-        return {}
-    machine = os.uname().machine
-    architecture = _GO_ARCHITECTURE.get(machine, machine)
-    held = set(capabilities)
-    resolved: dict[str, Any] = {"defaultAction": profile.get("defaultAction") or ""}
-    if profile.get("defaultErrnoRet") is not None:
-        resolved["defaultErrnoRet"] = profile["defaultErrnoRet"]
-    for name in ("flags", "listenerPath", "listenerMetadata"):
-        if profile.get(name):
-            resolved[name] = profile[name]
-    architectures = list(profile.get("architectures") or ())
-    if profile.get("archMap"):
-        if architectures:
-            raise InvalidParameter("Loading seccomp profile failed: both 'architectures' and 'archMap' are specified")
-        for entry in profile["archMap"]:
-            if entry["architecture"] == _NATIVE.get(machine):
-                architectures = [entry["architecture"], *(entry.get("subArchitectures") or ())]
-    resolved["architectures"] = architectures
-    resolved["syscalls"] = []
-    for rule in profile.get("syscalls") or ():
-        if rule.get("name") and rule.get("names"):
-            raise InvalidParameter("Loading seccomp profile failed: both 'name' and 'names' are specified")
-        if _applies(rule, held, architecture):
-            names = rule.get("names") or ([rule["name"]] if rule.get("name") else [])
-            kept = {key: rule[key] for key in ("action", "errnoRet", "args") if rule.get(key) is not None}
-            resolved["syscalls"].append({"names": names, **kept})
-    return resolved
 
 
 def check(seccomp: dict[str, Any]) -> None:
