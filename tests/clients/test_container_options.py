@@ -159,3 +159,13 @@ def test_health_is_checked_told_and_remembered(daemon: Daemon) -> None:
     assert health["Log"][-1]["Output"] == "looked\n"
     assert len(health["Log"]) <= 5
     assert "(healthy)" in daemon.docker("ps").stdout
+
+
+def test_a_disabled_network(daemon: Daemon) -> None:
+    document = {"Image": "busybox", "Cmd": ["sh", "-c", "ls /sys/class/net"], "NetworkDisabled": True}
+    box = ask(daemon, "POST", "/containers/create", document)["Id"]
+    ask(daemon, "POST", f"/containers/{box}/start")
+    assert ask(daemon, "POST", f"/containers/{box}/wait")["StatusCode"] == 0
+    assert daemon.docker("logs", box).stdout.split() == ["lo"]
+    assert ask(daemon, "GET", f"/containers/{box}/json")["HostConfig"]["NetworkMode"] == "none"
+    daemon.remove_containers()

@@ -39,11 +39,10 @@ def test_only_digests_are_digests(text):
         digest.parse_digest(text)
 
 
-def test_chain_ids_as_the_specification_computes_them():
+def test_chain_id_as_the_specification_computes_them():
     first, second = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
-    chain = digest.chain_ids([first, second])
-    assert chain == [first, digest.digest_of(f"{first} {second}".encode())]
-    assert digest.chain_ids([]) == []
+    assert digest.chain_id("", first) == first
+    assert digest.chain_id(first, second) == digest.digest_of(f"{first} {second}".encode())
 
 
 def test_manifests_and_indexes():

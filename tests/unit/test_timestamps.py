@@ -7,7 +7,6 @@ from corten.dockerapi.timestamps import (
     ZERO_TIME_NS,
     format_duration,
     format_ns,
-    format_ns_fixed,
     parse_duration,
     parse_moment,
     parse_rfc3339,
@@ -42,11 +41,6 @@ def berlin(monkeypatch):
 def test_rfc3339_both_ways(moment_ns, text):
     assert format_ns(moment_ns) == text
     assert parse_rfc3339(text) == moment_ns
-
-
-def test_fixed_width_keeps_nine_decimals():
-    assert format_ns_fixed(0) == "1970-01-01T00:00:00.000000000Z"
-    assert format_ns_fixed(ZERO_TIME_NS + 500_000_000) == "0001-01-01T00:00:00.500000000Z"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,6 @@ class Limits:
     shm_size: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()
     cgroup_parent: str = ""
-    security_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
 
 

@@ -55,7 +55,6 @@ class Session:
         ended: Response | None = None,
     ) -> None:
         self._connection = connection
-        self._tty = tty
         self._stdin = stdin
         self._outputs = outputs
         self._on_signal = on_signal

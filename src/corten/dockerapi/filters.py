@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import msgspec
 
 from corten.errors import InvalidParameter
@@ -50,9 +48,3 @@ def _values(key: str, values: object) -> list[str]:
     if len(found) > _MAX_VALUES:
         raise InvalidParameter(f"invalid filter '{key}': too many values")
     return found
-
-
-def format_filters(filters: Mapping[str, Sequence[str]]) -> str:
-    """The JSON text that ``parse_filters`` reads, in the form that every daemon since API 1.22 takes."""
-    document = {key: dict.fromkeys(values, True) for key, values in filters.items()}
-    return msgspec.json.encode(document).decode()

@@ -29,13 +29,3 @@ def human_duration(seconds: float) -> str:
     if hours < 24 * 365 * 2:
         return f"{hours // 24 // 30} months"
     return f"{int(seconds / 3600 / 24 / 365)} years"
-
-
-def human_size(size_bytes: float) -> str:
-    """A decimal size with four significant digits at most: "0B", "1.23kB", "187MB"."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
-    index = 0
-    while size_bytes >= 1000.0 and index < len(units) - 1:
-        size_bytes /= 1000.0
-        index += 1
-    return f"{size_bytes:.4g}{units[index]}" if index == 0 else f"{size_bytes:.3g}{units[index]}"

@@ -50,12 +50,6 @@ def format_ns(moment_ns: int) -> str:
     return f"{_civil(second)}.{nanosecond:09d}".rstrip("0") + "Z"
 
 
-def format_ns_fixed(moment_ns: int) -> str:
-    """RFC 3339 in UTC with exactly nine decimals, as ``logs -t`` prints it (columns line up)."""
-    second, nanosecond = divmod(moment_ns, SECOND_NS)
-    return f"{_civil(second)}.{nanosecond:09d}Z"
-
-
 def _days_before_year(year: int) -> int:
     past = year - 1
     return past * 365 + past // 4 - past // 100 + past // 400

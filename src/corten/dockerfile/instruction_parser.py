@@ -361,4 +361,3 @@ _PARSERS: dict[str, Callable[[_Given], ins.Instruction]] = {
     "VOLUME": _volume,
     "WORKDIR": _workdir,
 }
-KEYWORDS = frozenset(_PARSERS)

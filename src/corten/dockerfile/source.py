@@ -73,7 +73,6 @@ class Source:
     logical: tuple[LogicalLine, ...]
     escape: str
     directives: dict[str, str] = field(default_factory=dict)
-    directive_lines: dict[str, int] = field(default_factory=dict)
     empty_continuations: tuple[int, ...] = ()
 
 
@@ -89,23 +88,22 @@ def read_source(content: bytes) -> Source:
     physical = [line.removesuffix("\r") for line in text.split("\n")]
     if physical and not physical[-1]:
         physical.pop()
-    directives, numbers, start = _directives(physical)
+    directives, start = _directives(physical)
     escape = directives.get("escape", "\\")
     reader = _Reader(physical, escape)
     logical = reader.read(start)
-    return Source(tuple(physical), tuple(logical), escape, directives, numbers, tuple(reader.empty))
+    return Source(tuple(physical), tuple(logical), escape, directives, tuple(reader.empty))
 
 
-def _directives(lines: list[str]) -> tuple[dict[str, str], dict[str, int], int]:
-    """(values, line numbers, index of the first line after them)."""
+def _directives(lines: list[str]) -> tuple[dict[str, str], int]:
+    """(values, index of the first line after them)."""
     found: dict[str, str] = {}
-    numbers: dict[str, int] = {}
     for index, line in enumerate(lines):
         if index == 0 and line.startswith("#!"):
             continue
         match = _DIRECTIVE.match(line.strip())
         if match is None or match[1].lower() not in _DIRECTIVES:
-            return found, numbers, index
+            return found, index
         name = match[1].lower()
         if name in found:
             raise DockerfileError(f"only one {name} parser directive can be used", line=index + 1, column=1, text=line)
@@ -116,8 +114,8 @@ def _directives(lines: list[str]) -> tuple[dict[str, str], dict[str, int], int]:
                 column=line.find(match[2]) + 1,
                 text=line,
             )
-        found[name], numbers[name] = match[2], index + 1
-    return found, numbers, len(lines)
+        found[name] = match[2]
+    return found, len(lines)
 
 
 class _Reader:

@@ -57,7 +57,6 @@ class State(Struct, kw_only=True):
     finished_ns: int = ZERO_TIME_NS
     restart_count: int = 0
     stopped_by_user: bool = False
-    health_status: str = ""
 
 
 class IdMaps(Struct, frozen=True):

@@ -109,6 +109,8 @@ class ContainerCreation:
         config = create.merge_image(request, image.config)
         create.check_config(config)
         host = create.split_request(request)
+        if config.network_disabled:
+            host.network_mode = "none"
         warnings = self._complete(host)
         networks = self._endpoints.resolve(wanted_networks(request, host), host)
         container = Container(

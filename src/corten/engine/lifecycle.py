@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from corten.config import Config
-from corten.engine.container import ZERO_TIME_NS, Container, IdMaps, Status
+from corten.engine.container import Container, IdMaps, Status
 from corten.engine.container_volumes import ContainerVolumes
 from corten.engine.create import parse_signal
 from corten.engine.endpoints import Endpoints
@@ -472,7 +472,3 @@ def wants_restart(container: Container, *, at_boot: bool = False) -> bool:
         allowed = policy.maximum_retry_count == 0 or state.restart_count < policy.maximum_retry_count
         return state.exit_code != 0 and allowed and not state.stopped_by_user
     return False
-
-
-def never(moment_ns: int) -> bool:
-    return moment_ns == ZERO_TIME_NS

@@ -199,10 +199,6 @@ def fsconfig_string(context: int, key: str, value: str) -> None:
     call("fsconfig", context, FSCONFIG_SET_STRING, encode(key), encode(value), 0, path=f"{key}={value}")
 
 
-def fsconfig_fd(context: int, key: str, descriptor: int) -> None:
-    call("fsconfig", context, FSCONFIG_SET_FD, encode(key), None, descriptor, path=key)
-
-
 def fsconfig_create(context: int) -> None:
     call("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
 

@@ -238,18 +238,6 @@ def set_up(index: int, *, up: bool = True) -> Message:
     return Message(_RTM_NEWLINK, _link_body(index, up=up), what="bring an interface up")
 
 
-def set_link(index: int, *, name: str = "", mac: str = "", mtu: int = 0) -> Message:
-    """Change name, address or size of an interface; up or down stays."""
-    parts = []
-    if name:
-        parts.append(attribute(_IFLA_IFNAME, name))
-    if mac:
-        parts.append(attribute(_IFLA_ADDRESS, mac_bytes(mac)))
-    if mtu:
-        parts.append(attribute(_IFLA_MTU, mtu))
-    return Message(_RTM_NEWLINK, _link_body(index, *parts), what="change an interface")
-
-
 def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Message:
     """hairpin: frames may go out where they came in; isolated: none go to other isolated ports."""
     options = attribute(_IFLA_BRPORT_MODE, struct.pack("=B", hairpin)) + attribute(

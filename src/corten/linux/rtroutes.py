@@ -116,13 +116,6 @@ def delete_default_route(version: int) -> Message:
     )
 
 
-def add_link_route(destination: str, index: int) -> Message:
-    """A network that is reached straight through an interface."""
-    version = ipaddress.ip_network(destination).version
-    flags = NLM_F_CREATE | NLM_F_REPLACE
-    return _route(_RTM_NEWROUTE, flags, version, destination, "", index, f"add route to {destination}", frozenset())
-
-
 def routes(connection: Connection) -> list[str]:
     """Networks that the main table has a route to, the default route left out."""
     found = []

@@ -39,9 +39,6 @@ _COMMON = {
 }  # fmt: skip
 NUMBERS: dict[str, int] = {**_COMMON, **_BY_ARCHITECTURE.get(ARCHITECTURE, _BY_ARCHITECTURE["x86_64"])}
 
-Argument = int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure
-
-
 _long = ctypes.c_long
 
 

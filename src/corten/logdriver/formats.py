@@ -40,10 +40,6 @@ class RecordFormat(Protocol):
         """Where the entry after the first ``count`` begins."""
         ...
 
-    def last_time(self, block: bytes) -> int:
-        """Nanoseconds of the last entry in a block of whole entries; 0 when it cannot be told."""
-        ...
-
     def first_time(self, block: bytes) -> int:
         """Nanoseconds of the first entry that begins in a block, which may begin in the midst of one; 0 for none."""
         ...
@@ -133,11 +129,6 @@ class JsonFormat:
                 return len(block)
         return position
 
-    def last_time(self, block: bytes) -> int:
-        end = len(block) - 1
-        start = block.rfind(b"\n", 0, max(0, end)) + 1
-        return self._time(block[start:end])
-
     def first_time(self, block: bytes) -> int:
         start = block.find(b"\n") + 1
         while start and (end := block.find(b"\n", start)) >= 0:
@@ -210,10 +201,6 @@ class LocalFormat:
     def skip(self, block: bytes, count: int) -> int:
         found, done = local.bounds(block)
         return found[count][0] - 4 if count < len(found) else done
-
-    def last_time(self, block: bytes) -> int:
-        found, _ = local.bounds(block)
-        return self._time(block, *found[-1]) if found else 0
 
     def first_time(self, block: bytes) -> int:
         found, _ = local.bounds(block)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NewType
 from corten.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 Digest = NewType("Digest", str)
 
@@ -62,14 +62,6 @@ def chain_id(parent: str, diff_id: str) -> Digest:
     if not parent:
         return Digest(diff_id)
     return digest_of(f"{parent} {diff_id}".encode())
-
-
-def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
-    """The chain ID of every layer, base first."""
-    chain: list[Digest] = []
-    for diff_id in diff_ids:
-        chain.append(chain_id(chain[-1] if chain else "", diff_id))
-    return chain
 
 
 def _shown(value: object) -> str:

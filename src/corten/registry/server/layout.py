@@ -59,13 +59,6 @@ def blob(digest: Digest) -> str:
     return f"{BLOBS}/{algorithm}/{encoded[:2]}/{encoded}/data"
 
 
-def blob_digest(key: str) -> str:
-    """The digest that a blob's key is made of, "" for something else."""
-    parts = key.removeprefix(f"{BLOBS}/").split("/")
-    digest = f"{parts[0]}:{parts[2]}" if len(parts) == 4 and parts[3] == "data" else ""
-    return digest if is_digest(digest) else ""
-
-
 def repository(name: str) -> str:
     return f"{REPOSITORIES}/{name}"
 
