@@ -18,6 +18,7 @@ from corten.engine.endpoint_wishes import wanted_networks
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
 from corten.engine.live import Index, Live
+from corten.engine.metrics import Metrics
 from corten.engine.network_records import NetworkTable
 from corten.engine.networks import Networks
 from corten.errors import CortenError, NotFound, SystemFailure
@@ -207,7 +208,8 @@ class Machine:
             self.plumbing,  # type: ignore[arg-type]
             lambda without: [subnet for subnet in self.host if subnet != without],
         )
-        self.endpoints = Endpoints(self.networks, self.index, self.config, self.lend)
+        self.metrics = Metrics()
+        self.endpoints = Endpoints(self.networks, self.index, self.config, self.lend, self.metrics)
 
     async def lend(self, maps: IdMaps, path: str) -> tuple[int, int]:
         raise AssertionError("no container of these tests has ids of its own")

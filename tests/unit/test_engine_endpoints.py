@@ -190,6 +190,16 @@ def test_a_start_and_an_end(run: Any) -> None:
         assert not machine.plumbing.ports
         assert machine.endpoints.namespaces(container) == {}
         assert machine.told[-2:] == ["network connect bridge", "network disconnect bridge"]
+        counts = [
+            line
+            for line in machine.metrics.registry.text().decode().splitlines()
+            if "network_actions_seconds_count" in line
+        ]
+        assert [line.rpartition("{")[2] for line in counts] == [
+            'action="allocate"} 1',
+            'action="connect"} 0',
+            'action="release"} 1',
+        ]
 
     run(scenario)
 

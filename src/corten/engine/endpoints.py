@@ -18,6 +18,7 @@ from corten.engine.endpoint_plans import Planner, ports_of, rate_plan
 from corten.engine.endpoint_wishes import check_connectable, check_settings, resolve
 from corten.engine.links import DEFAULT, Links
 from corten.engine.live import Index, Live
+from corten.engine.metrics import Metrics
 from corten.engine.network_names import Names, Resolving, Zones
 from corten.engine.network_records import Record
 from corten.engine.networks import Networks
@@ -63,6 +64,7 @@ class Endpoints:
         index: Index,
         config: Config,
         lend: Callable[[IdMaps, str], Awaitable[tuple[int, int]]],
+        metrics: Metrics,
     ) -> None:
         """
         lend: for ids and the path of a user namespace, "" for a new one with these ids: (user, network), descriptors of
@@ -71,6 +73,7 @@ class Endpoints:
         self._networks = networks
         self._index = index
         self._lend = lend
+        self._metrics = metrics
         self._planner = Planner(networks)
         self.links = Links(index)
         self._root = config.data_root / "containers"
@@ -114,7 +117,8 @@ class Endpoints:
         container = live.container
         records = self._planner.records(container)
         if any(record.has_sandboxes for record in records.values()):
-            await self._make_sandbox(live, records)
+            with self._metrics.network("allocate"):
+                await self._make_sandbox(live, records)
         else:
             if "none" in container.networks and container.host_config.runtime not in ("", OWN):
                 # not every runtime sees to the loopback device of a namespace that it makes
@@ -204,7 +208,8 @@ class Endpoints:
         ended = [name for name, endpoint in container.networks.items() if endpoint.id]
         if connected is not None:
             connected.close()
-            await run_blocking(self._networks.plumbing.release, connected.sandbox)
+            with self._metrics.network("release"):
+                await run_blocking(self._networks.plumbing.release, connected.sandbox)
         # only now: somebody who gets its addresses must not meet the old interface
         self._give_back(container)
         for name in ended:
@@ -239,7 +244,8 @@ class Endpoints:
         connected = self._connected.get(container.id)
         if connected is not None:
             try:
-                await self._connect_running(container, connected, record)
+                with self._metrics.network("connect"):
+                    await self._connect_running(container, connected, record)
             except BaseException:
                 endpoint = container.networks.pop(record.name)
                 if private is not None:

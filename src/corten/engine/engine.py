@@ -129,7 +129,7 @@ class Engine:
             plumbing,
             lacking=self._outside.lacking if self._outside is not None else "",
         )
-        self._endpoints = Endpoints(self.networks, self.index, config, self._shims.lend)
+        self._endpoints = Endpoints(self.networks, self.index, config, self._shims.lend, self.metrics)
         preparation = Preparation(config, facts, self.index, self._endpoints)
         self.apparmor_problem = preparation.apparmor.problem
         if self.apparmor_problem:

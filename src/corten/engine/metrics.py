@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from corten import __version__
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 _ACTIONS = ("changes", "commit", "create", "delete", "start")
+_NETWORK_ACTIONS = ("allocate", "connect", "release")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -47,6 +49,8 @@ class Metrics:
                 ("action",),
             )
         )
+        for action in _NETWORK_ACTIONS:
+            self.network_actions.make(action)
         self.health_checks = add(Counter("engine_daemon_health_checks_total", "The total number of health checks"))
         self.health_checks_failed = add(
             Counter("engine_daemon_health_checks_failed_total", "The total number of failed health checks")
@@ -56,6 +60,13 @@ class Metrics:
             Counter("builder_builds_failed_total", "Number of failed image builds, by what went wrong", ("reason",))
         )
         self._add_process()
+
+    @contextlib.contextmanager
+    def network(self, action: str) -> Iterator[None]:
+        """The block is an action of a network; one that fails is not counted."""
+        begun = time.perf_counter()
+        yield
+        self.network_actions.observe(time.perf_counter() - begun, action)
 
     def describe(self, engine: Engine) -> None:
         """Add what is read from the engine when somebody asks."""
