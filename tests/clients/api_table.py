@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Version = tuple[int, ...]
-NEWEST: Version = (1, 55)
+NEWEST: Version = (1, 56)
 
 
 def _version(text: str) -> Version:

@@ -517,3 +517,31 @@ def test_what_a_killed_daemon_left_goes_with_the_next(fresh_daemon: Daemon) -> N
     fresh_daemon.start()
     # nothing is used any more: the check after the test sees that both bridges are gone
     assert fresh_daemon.docker("network", "ls", "-q", "--filter", "name=back").stdout
+
+
+def test_ports_with_an_empty_list_of_bindings_are_published_anywhere(networked: Daemon) -> None:
+    """As dockerd 28 and later do; 20.10 leaves them unpublished."""
+    document = {
+        "Image": "busybox", "Cmd": ["sleep", "100"], "ExposedPorts": {"80/tcp": None},
+        "HostConfig": {"PortBindings": {"80/tcp": [], "81/udp": None}},
+    }  # fmt: skip
+    assert networked.request("POST", "/v1.51/containers/create?name=box", document)[0] == 201
+    networked.docker("start", "box")
+    ports = networked.inspect("box")["NetworkSettings"]["Ports"]
+    assert {port: bindings[0]["HostIp"] for port, bindings in ports.items()} == {
+        "80/tcp": "0.0.0.0",
+        "81/udp": "0.0.0.0",
+    }
+    networked.docker("rm", "-f", "box")
+    status, answer = networked.request("POST", "/v1.52/containers/create?name=box", document)
+    assert (status, "empty list of port-bindings: 80/tcp, 81/udp" in answer.decode()) == (201, True)
+
+
+def test_addresses_that_are_in_use_and_left(networked: Daemon) -> None:
+    networked.docker("network", "create", "--subnet", "10.77.0.0/24", "counted")
+    networked.docker("run", "-d", "--name", "box", "--network", "counted", "busybox", "sleep", "100")
+    shown = json.loads(networked.request("GET", "/networks/counted")[1])
+    assert shown["Status"] == {"IPAM": {"Subnets": {"10.77.0.0/24": {"IPsInUse": 4, "DynamicIPsAvailable": 252}}}}
+    assert "Status" not in json.loads(networked.request("GET", "/v1.51/networks/counted")[1])
+    networked.docker("rm", "-f", "box")
+    networked.docker("network", "rm", "counted")

@@ -403,7 +403,7 @@ class FakeEvents:
 
 class FakeSystem:
     async def version(self):
-        return {"Version": "0.1.0", "ApiVersion": "1.55", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
+        return {"Version": "0.1.0", "ApiVersion": "1.56", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
 
     async def info(self):
         raise RuntimeError("secret detail")

@@ -24,7 +24,7 @@ def client(server, request):
 
 def test_ping_version_and_negotiation(client):
     assert client.ping() is True
-    assert client.version()["ApiVersion"] == "1.55"
+    assert client.version()["ApiVersion"] == "1.56"
 
 
 def test_containers(client, server):

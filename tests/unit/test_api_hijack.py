@@ -58,7 +58,7 @@ def test_an_upgrade_is_answered_as_docker_answers_it(server, version, tty, conte
         assert line == b"HTTP/1.1 101 UPGRADED\r\n"
         assert f"Content-Type: {content_type}\r\n" in head
         assert "Connection: Upgrade\r\nUpgrade: tcp\r\n" in head
-        assert "Api-Version: 1.55\r\n" in head
+        assert "Api-Version: 1.56\r\n" in head
 
 
 def test_the_old_way_is_a_200_without_framing(server):

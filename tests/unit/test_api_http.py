@@ -42,7 +42,7 @@ def uploaded(server):
 def test_ping_has_the_headers_that_clients_negotiate_with(client):
     answer = client.ask("GET", "/_ping")
     assert (answer.status, answer.body) == (200, b"OK")
-    assert answer.headers["api-version"] == "1.55"
+    assert answer.headers["api-version"] == "1.56"
     assert answer.headers["docker-experimental"] == "false"
     assert answer.headers["ostype"] == "linux"
     assert answer.headers["builder-version"] == "1"

@@ -477,7 +477,7 @@ def test_events(server, calls):
 
 
 def test_version_and_disk_usage(server):
-    assert server.ask("GET", "/version").json["ApiVersion"] == "1.55"
+    assert server.ask("GET", "/version").json["ApiVersion"] == "1.56"
     assert server.ask("GET", "/system/df?type=image&type=volume").json["Types"] == ["image", "volume"]
     assert server.ask("GET", "/v1.41/system/df?type=image").json["Types"] == []
     assert server.ask("GET", "/system/df?type=x").status == 400
@@ -565,4 +565,4 @@ def test_every_row_answers_with_a_status_that_is_meant(server):
         path = route.template.replace("{name*}", "no/such").replace("{id}", "no.such").replace("{name}", "no.such")
         answer = server.ask(route.method, path.replace("{checkpoint}", "x"))
         assert answer.status in (200, 201, 204, 400, 403, 404, 501, 503), (route.method, route.template)
-        assert answer.headers["api-version"] == "1.55"
+        assert answer.headers["api-version"] == "1.56"

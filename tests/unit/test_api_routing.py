@@ -74,7 +74,7 @@ def test_paths_find_their_rows(router, method, path, template, params):
         "/_ping/x",
         "/images/../../etc/json",
         "/images//json/..",
-        "/v1.55",
+        "/v1.56",
         "/v1.47/",
         "/v1.47x/_ping",
         "/v1..4/_ping",
@@ -98,9 +98,9 @@ def test_a_wrong_method_is_405_and_tells_the_right_ones(server):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("1.56", "client version 1.56 is too new. Maximum supported API version is 1.55"),
-        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.55"),
-        ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.55"),
+        ("1.57", "client version 1.57 is too new. Maximum supported API version is 1.56"),
+        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.56"),
+        ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.56"),
         (
             "1.23",
             "client version 1.23 is too old. Minimum supported API version is 1.24, "
@@ -116,7 +116,7 @@ def test_a_wrong_method_is_405_and_tells_the_right_ones(server):
 def test_versions_that_are_not_served(server, version, message):
     answer = server.ask("GET", f"/v{version}/_ping")
     assert (answer.status, answer.message) == (400, message)
-    assert answer.headers["api-version"] == "1.55"
+    assert answer.headers["api-version"] == "1.56"
 
 
 def test_a_route_that_is_newer_than_the_client(server):

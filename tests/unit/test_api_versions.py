@@ -9,8 +9,10 @@ from api_fakes import ApiServer
 
 from corten.api import versions
 from corten.dockerapi.codec import decode
-from corten.dockerapi.container import ContainerCreate, ContainerUpdate
+from corten.dockerapi.container import ContainerCreate, ContainerUpdate, ExecCreate, PortBinding
+from corten.dockerapi.network import NetworkConnect, NetworkCreate
 from corten.dockerapi.platforms import read_platform
+from corten.dockerapi.version import CURRENT
 from corten.errors import InvalidParameter
 
 ROW = {"Id": "x", "RepoTags": [], "RepoDigests": [], "Size": 5, "SharedSize": -1, "Containers": 2}
@@ -224,6 +226,48 @@ def test_rules_for_block_devices_in_updates():
     assert update.pids_limit == 5
     versions.adapt_update(update, (1, 39))
     assert update.pids_limit is None
+
+
+def test_empty_port_bindings():
+    body = b'{"HostConfig":{"PortBindings":{"80/tcp":[],"81/udp":null,"82/tcp":[{"HostPort":"8082"}]}}}'
+    for version, warned in (((1, 51), False), ((1, 52), True), (CURRENT, True)):
+        request, warnings = adapted(body, version)
+        bindings = request.host_config.port_bindings
+        assert bindings["80/tcp"] == bindings["81/udp"] == [PortBinding()]
+        assert bindings["82/tcp"] == [PortBinding(host_port="8082")]
+        assert any("80/tcp, 81/udp" in text for text in warnings) == warned
+
+
+def test_consoles_of_further_programs():
+    document = ExecCreate(console_size=[24, 80])
+    versions.adapt_exec(document, (1, 42))
+    assert document.console_size == [24, 80]
+    versions.adapt_exec(document, (1, 41))
+    assert document.console_size is None
+
+
+def test_networks():
+    document = {"Name": "net", "Status": {"IPAM": {}}}
+    assert versions.network(document, (1, 52)) == document
+    assert versions.network(document, (1, 51)) == {"Name": "net"}
+    wanted = decode(b'{"EnableIPv4":false}', NetworkCreate)
+    versions.adapt_network(wanted, (1, 48))
+    assert not wanted.enable_ipv4
+    versions.adapt_network(wanted, (1, 47))
+    assert wanted.enable_ipv4
+    connect = decode(b'{"EndpointConfig":{"MacAddress":"02:00:00:00:00:01","GwPriority":3}}', NetworkConnect)
+    versions.adapt_connect(connect, (1, 54))
+    assert (connect.endpoint_config.mac_address, connect.endpoint_config.gw_priority) == ("02:00:00:00:00:01", 3)
+    versions.adapt_connect(connect, (1, 53))
+    assert (connect.endpoint_config.mac_address, connect.endpoint_config.gw_priority) == ("", 3)
+    versions.adapt_connect(connect, (1, 47))
+    assert connect.endpoint_config.gw_priority == 0
+
+
+def test_health_in_lists():
+    row = {"HostConfig": {}, "Health": {"Status": "none", "FailingStreak": 0}}
+    assert versions.container_row(row, (1, 52)) == row
+    assert "Health" not in versions.container_row(row, (1, 51))
 
 
 def test_platforms_in_queries():

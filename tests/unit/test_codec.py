@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from corten.dockerapi.codec import decode, encode, to_builtins
@@ -11,6 +13,20 @@ def test_null_is_not_given():
     )
     assert (document.env, document.host_config.binds, document.host_config.memory) == ([], [], 0)
     assert document.cmd == ["a"]
+
+
+def test_null_in_a_map_is_a_key_without_value():
+    body = {
+        "ExposedPorts": {"80/tcp": None}, "Volumes": {"/v": None}, "Labels": {"a": None, "b": "c"},
+        "HostConfig": {"PortBindings": {"80/tcp": None}, "LogConfig": {"Type": None, "Config": {"tag": None}}},
+        "NetworkingConfig": {"EndpointsConfig": {"net": None}},
+    }  # fmt: skip
+    document = decode(json.dumps(body).encode(), ContainerCreate)
+    assert (document.exposed_ports, document.volumes) == ({"80/tcp": None}, {"/v": None})
+    assert document.labels == {"a": "", "b": "c"}
+    assert document.host_config.port_bindings == {"80/tcp": None}
+    assert (document.host_config.log_config.type, document.host_config.log_config.config) == ("", {"tag": ""})
+    assert document.networking_config.endpoints_config == {"net": None}
 
 
 def test_wire_names_that_no_rule_gives():

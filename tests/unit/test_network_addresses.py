@@ -174,3 +174,29 @@ def test_a_large_subnet_is_not_walked_for_each_address():
     for number in range(2000):
         pool.take(str(number))
     assert pool.take("next") == "10.0.7.210/8"
+
+
+@pytest.mark.parametrize(
+    ("options", "taken", "status"),
+    [
+        ({}, 0, (3, 253)),  # the network's own, the gateway, broadcast
+        ({}, 2, (5, 251)),
+        ({"aux": ["10.0.0.9"]}, 1, (5, 251)),
+        ({"ip_range": "10.0.0.128/25", "gateway": "10.0.0.1"}, 2, (5, 125)),
+    ],
+)
+def test_how_many_are_left(options, taken, status):
+    allocator = Allocator.parse("10.0.0.0/24", **options)
+    for number in range(taken):
+        allocator.take(f"owner {number}")
+    assert allocator.status() == status
+    for number in range(allocator.status()[1]):
+        allocator.take(f"another {number}")
+    assert allocator.status()[1] == 0
+    with pytest.raises(Forbidden, match="no available"):
+        allocator.take("one too many")
+
+
+def test_how_many_are_left_of_small_and_large_ones():
+    assert Allocator.parse("10.0.0.0/31").status() == (1, 1)
+    assert Allocator.parse("fd00::/64").status() == (2, (1 << 64) - 2)

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from corten.dockerapi.container import ContainerCreate, ContainerUpdate, Mount
+from corten.dockerapi.container import (
+    ContainerCreate,
+    ContainerUpdate,
+    ExecCreate,
+    ExecStart,
+    HostConfig,
+    Mount,
+    PortBinding,
+)
+from corten.dockerapi.network import NetworkConnect, NetworkCreate
 from corten.dockerapi.version import ApiVersion
 from corten.errors import InvalidParameter
 
@@ -46,6 +55,8 @@ def container_row(document: Document, version: ApiVersion) -> Document:
         document = {**document, "HostConfig": _without(document["HostConfig"], ("Annotations",))}
     if version < (1, 48) and "ImageManifestDescriptor" in document:
         document = _without(document, ("ImageManifestDescriptor",))
+    if version < (1, 52):
+        document = _without(document, ("Health",))
     return document
 
 
@@ -110,6 +121,23 @@ def adapt_create(document: ContainerCreate, version: ApiVersion, *, cgroup_v2: b
         host.kernel_memory_tcp = 0
     for mount in host.mounts:
         _adapt_mount(mount, version)
+    return [*_adapt_ports(host, version), *_driver_ignored(host, version)]
+
+
+def _adapt_ports(host: HostConfig, version: ApiVersion) -> list[str]:
+    """A port with an empty list of bindings is published at any port of the host."""
+    empty = [port for port, bindings in host.port_bindings.items() if not bindings]
+    for port in empty:
+        host.port_bindings[port] = [PortBinding()]
+    if not empty or version < (1, 52):
+        return []
+    return [
+        f"Following container port(s) have an empty list of port-bindings: {', '.join(empty)}. "
+        "Such bindings will be discarded in a future version."
+    ]
+
+
+def _driver_ignored(host: HostConfig, version: ApiVersion) -> list[str]:
     if version >= (1, 48) and host.volume_driver and any(mount.type == "volume" for mount in host.mounts):
         return [
             "WARNING: the container-wide volume-driver configuration is ignored for volumes specified via 'mount'. "
@@ -152,6 +180,34 @@ def adapt_update(document: ContainerUpdate, version: ApiVersion) -> None:
         document.blkio_device_write_bps = None
         document.blkio_device_read_iops = None
         document.blkio_device_write_iops = None
+
+
+def adapt_exec(document: ExecCreate | ExecStart, version: ApiVersion) -> None:
+    """Take from a further program what its version does not know."""
+    if version < (1, 42):
+        document.console_size = None
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def network(document: Document, version: ApiVersion) -> Document:
+    """``GET /networks/{id}``."""
+    return document if version >= (1, 52) else _without(document, ("Status",))
+
+
+def adapt_network(document: NetworkCreate, version: ApiVersion) -> None:
+    """Take from a create document what its version does not know."""
+    if version < (1, 48):
+        document.enable_ipv4 = True
+
+
+def adapt_connect(document: NetworkConnect, version: ApiVersion) -> None:
+    """Take from a connection what its version does not know."""
+    if version < (1, 54):
+        document.endpoint_config.mac_address = ""
+    if version < (1, 48):
+        document.endpoint_config.gw_priority = 0
 
 
 # -- images -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-API_VERSION = "1.55"
+API_VERSION = "1.56"
 MIN_API_VERSION = "1.24"
 
 ApiVersion = tuple[int, ...]

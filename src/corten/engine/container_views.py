@@ -71,7 +71,8 @@ class ContainerViews:
         now, aliases = now_ns(), self._endpoints.links.aliases()
         documents = []
         for live in chosen:
-            document = inspect.summary(live.container, now, health=self._health.status(live.container.id))
+            health, failures = self._health.status(live.container.id), self._health.failures(live.container.id)
+            document = inspect.summary(live.container, now, health=health, failures=failures)
             document["Names"] += aliases.get(live.container.id, ())
             if size:
                 document["SizeRw"], document["SizeRootFs"] = await self._disk.sizes(live.container)

@@ -172,6 +172,11 @@ class HealthMonitor:
         health = self._healths.get(container_id)
         return health.status if health is not None else ""
 
+    def failures(self, container_id: str) -> int:
+        """One after the other, up to now."""
+        health = self._healths.get(container_id)
+        return health.failing_streak if health is not None else 0
+
     def document(self, container_id: str) -> dict[str, Any] | None:
         health = self._healths.get(container_id)
         return health.document() if health is not None else None

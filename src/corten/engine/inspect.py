@@ -47,8 +47,8 @@ def shown_command(container: Container) -> str:
     return " ".join([parts[0], *(f"'{part}'" if " " in part else part for part in parts[1:])])
 
 
-def summary(container: Container, now_ns: int, *, health: str = "") -> dict[str, Any]:
-    """One row of the list."""
+def summary(container: Container, now_ns: int, *, health: str = "", failures: int = 0) -> dict[str, Any]:
+    """One row of the list.  failures: of the health check, one after the other"""
     return {
         "Id": container.id,
         "Names": [f"/{container.name}"],
@@ -60,6 +60,7 @@ def summary(container: Container, now_ns: int, *, health: str = "") -> dict[str,
         "Labels": container.config.labels,
         "State": str(container.status),
         "Status": state_text(container, now_ns, health),
+        "Health": {"Status": health or "none", "FailingStreak": failures},
         "HostConfig": _host_summary(container),
         "NetworkSettings": {"Networks": _networks(container)},
         "Mounts": inspect_mounts(container.mount_points),

@@ -31,6 +31,7 @@ from corten.network.plumbing import Plumbing
 if TYPE_CHECKING:
     from corten.engine.live import Index
 
+_MOST = (1 << 64) - 1  # what a counter of addresses shows at most
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
@@ -290,7 +291,15 @@ class Networks:
         record = self.find(reference)
         if scope not in ("", record.scope):
             raise NotFound(f"network {reference} not found")
-        return record.document(self._containers(record))
+        return {**record.document(self._containers(record)), "Status": {"IPAM": self._addresses(record)}}
+
+    def _addresses(self, record: Record) -> dict[str, Any]:
+        """How many addresses of each subnet are in use, and left."""
+        subnets = {}
+        for allocator in self.allocators(record):
+            used, left = allocator.status()
+            subnets[str(allocator.subnet)] = {"IPsInUse": used, "DynamicIPsAvailable": min(left, _MOST)}
+        return {"Subnets": subnets} if subnets else {}
 
     # -- remove -------------------------------------------------------------------------------------------------------
 

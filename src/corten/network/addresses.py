@@ -149,6 +149,15 @@ class Allocator:
         """Nobody's again; an address that is nobody's already is no error."""
         self.used.pop(ipaddress.ip_interface(address).ip, None)
 
+    def status(self) -> tuple[int, int]:
+        """(addresses that nobody can get any more, those that are left in the range)."""
+        held = {self.gateway, *self.reserved, *self.used} - {None}
+        if self.subnet.num_addresses >= 4:
+            held.add(self.subnet.network_address)
+            if self.subnet.version == 4:
+                held.add(self.subnet.broadcast_address)
+        return len(held), self.range.num_addresses - sum(address in self.range for address in held if address)
+
     def _is_free(self, address: Address) -> bool:
         if address in self.used or address == self.gateway or address in self.reserved:
             return False

@@ -61,13 +61,14 @@ def _tail(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
-def _attach_query(request: Request) -> AttachQuery:
+def _attach_query(request: Request, *, everything: bool = False) -> AttachQuery:
+    """everything: all three streams whatever the query says"""
     query = request.query
     return AttachQuery(
         stream=query.flag("stream"),
-        stdin=query.flag("stdin"),
-        stdout=query.flag("stdout"),
-        stderr=query.flag("stderr"),
+        stdin=everything or query.flag("stdin"),
+        stdout=everything or query.flag("stdout"),
+        stderr=everything or query.flag("stderr"),
         logs=query.flag("logs"),
         detach_keys=parse_detach_keys(query.text("detachKeys")),
     )
@@ -82,7 +83,8 @@ async def attach(engine: Engine, request: Request) -> Hijack:
 
 
 async def attach_websocket(engine: Engine, request: Request) -> WebSocketHijack:
-    session = await engine.containers.attach(request.params["id"], _attach_query(request))
+    query = _attach_query(request, everything=request.version < (1, 42))
+    session = await engine.containers.attach(request.params["id"], query)
     return WebSocketHijack(session.sock, framed=not session.tty)
 
 

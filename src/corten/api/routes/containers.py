@@ -68,15 +68,19 @@ async def start(engine: Engine, request: Request) -> Response:
     return Response(204 if started else 304)
 
 
+def _stop_signal(request: Request) -> str:
+    return request.query.text("signal") if request.version >= (1, 42) else ""
+
+
 async def stop(engine: Engine, request: Request) -> Response:
-    query = request.query
-    stopped = await engine.containers.stop(request.params["id"], query.text("signal"), query.optional_integer("t"))
+    grace_s = request.query.optional_integer("t")
+    stopped = await engine.containers.stop(request.params["id"], _stop_signal(request), grace_s)
     return Response(204 if stopped else 304)
 
 
 async def restart(engine: Engine, request: Request) -> Response:
-    query = request.query
-    await engine.containers.restart(request.params["id"], query.text("signal"), query.optional_integer("t"))
+    grace_s = request.query.optional_integer("t")
+    await engine.containers.restart(request.params["id"], _stop_signal(request), grace_s)
     return Response(204)
 
 

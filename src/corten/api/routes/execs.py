@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from corten.api import versions
 from corten.api.documents import json_response, read_document, read_optional_document
 from corten.api.http.messages import Hijack, Reply, Request, Response
 from corten.api.routes.container_streams import stream_type
@@ -23,11 +24,13 @@ _LONGEST_MESSAGE = 16 * 1024  # fits a socket's buffer whatever its characters
 
 async def create(engine: Engine, request: Request) -> Response:
     document = await read_document(request, ExecCreate)
+    versions.adapt_exec(document, request.version)
     return json_response({"Id": await engine.execs.create(request.params["id"], document)}, 201)
 
 
 async def start(engine: Engine, request: Request) -> Reply:
     options = await read_optional_document(request, ExecStart) or ExecStart()
+    versions.adapt_exec(options, request.version)
     exec_id = request.params["id"]
     try:
         session = await engine.execs.start(exec_id, options)

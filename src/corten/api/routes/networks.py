@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from corten.api import versions
 from corten.api.documents import json_response, read_document
 from corten.api.http.messages import Request, Response
 from corten.api.routing import change, get
@@ -19,11 +20,14 @@ async def list_networks(engine: Engine, request: Request) -> Response:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.networks.inspect(request.params["id"], request.query.text("scope")))
+    document = await engine.networks.inspect(request.params["id"], request.query.text("scope"))
+    return json_response(versions.network(document, request.version))
 
 
 async def create(engine: Engine, request: Request) -> Response:
-    return json_response(await engine.networks.create(await read_document(request, NetworkCreate)), 201)
+    document = await read_document(request, NetworkCreate)
+    versions.adapt_network(document, request.version)
+    return json_response(await engine.networks.create(document), 201)
 
 
 async def remove(engine: Engine, request: Request) -> Response:
@@ -33,6 +37,7 @@ async def remove(engine: Engine, request: Request) -> Response:
 
 async def connect(engine: Engine, request: Request) -> Response:
     wanted = await read_document(request, NetworkConnect)
+    versions.adapt_connect(wanted, request.version)
     await engine.containers.connect(wanted.container, request.params["id"], wanted.endpoint_config)
     return Response()
 
