@@ -12,7 +12,7 @@ from buildkit_client import CallTransport, control, session, session_headers
 
 from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from corten.buildkit.proto.secrets_pb2 import GetSecretRequest, GetSecretResponse
-from corten.buildkit.secrets import SessionSecrets
+from corten.buildkit.secrets import SessionSecrets, secret
 from corten.buildkit.sessions import Session, Sessions
 from corten.errors import NotFound, NotImplementedYet, Unavailable
 from corten.grpc.server import ServerCall, serve, unary
@@ -106,9 +106,9 @@ def test_secrets(server: ApiServer) -> None:
     async def work() -> None:
         async with session(server.path, "abc", SECRETS):
             made = await there(server, found(server, "abc"))
-            assert await there(server, made.secret("token")) == b"hush"
+            assert await there(server, secret(made, "token")) == b"hush"
             with pytest.raises(NotFound, match="secret other: not found"):
-                await there(server, made.secret("other"))
+                await there(server, secret(made, "other"))
             lazily = SessionSecrets(made)
             assert await asyncio.to_thread(lazily.get, "token") == b"hush"
             assert await asyncio.to_thread(lazily.get, "other") is None
@@ -124,7 +124,7 @@ def test_a_session_that_ends_fails_what_uses_it(server: ApiServer) -> None:
     async def work() -> None:
         async with session(server.path, "abc", {SECRET: forever}) as link:
             made = await there(server, found(server, "abc"))
-            waiting = asyncio.ensure_future(there(server, made.secret("token")))
+            waiting = asyncio.ensure_future(there(server, secret(made, "token")))
             await asyncio.sleep(0.1)
             link.abort()
             with pytest.raises(Unavailable, match="secret token: the connection has ended"):
@@ -142,7 +142,7 @@ def test_a_session_within_a_call_of_the_control_service(server: ApiServer) -> No
                 link = serve(transport, SECRETS)
                 running = asyncio.ensure_future(transport.run())
                 made = await there(server, found(server, "abc"))
-                assert await there(server, made.secret("token")) == b"hush"
+                assert await there(server, secret(made, "token")) == b"hush"
                 assert link.closed.done() is False
                 await call.half_close()
                 await running

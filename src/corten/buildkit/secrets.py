@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _GET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
 _WITHIN_S = 60.0
-MAX_SECRET = 500 << 10  # bytes, as BuildKit's clients send at most
 
 
 async def secret(session: Session, secret_id: str) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from corten.buildkit.remembered import Remembered
 from corten.errors import Conflict, InvalidParameter, NotFound, NotImplementedYet, Unavailable
 
 if TYPE_CHECKING:
@@ -58,14 +59,20 @@ class SessionInfo:
 
 
 class Session:
-    """One client.  Used on the event loop; ``wait_for`` serves worker threads."""
+    """One client.  Used on the event loop; ``wait_for`` serves worker threads.
 
-    def __init__(self, info: SessionInfo, channel: Channel) -> None:
+    What it serves is in modules of their own: secrets, agents, auth, context, filesend, content.
+
+    remembered: of files that clients have sent, over all sessions
+    """
+
+    def __init__(self, info: SessionInfo, channel: Channel, remembered: Remembered | None = None) -> None:
         self.id = info.id
         self.name = info.name
         self.shared_key = info.shared_key
         self.methods = info.methods
         self.loop = asyncio.get_running_loop()
+        self.remembered = remembered or Remembered()
         self._channel = channel
 
     @property
@@ -108,14 +115,6 @@ class Session:
         except (asyncio.CancelledError, RuntimeError):
             raise Unavailable("the engine is shutting down") from None
 
-    # -- small services -----------------------------------------------------------------------------------------------
-
-    async def secret(self, secret_id: str) -> bytes:
-        """Errors: NotFound (the client has none of that id), others as ``GrpcError.as_kind``."""
-        from corten.buildkit.secrets import secret
-
-        return await secret(self, secret_id)
-
     async def watch(self) -> None:
         """Close the session when the client does not answer any more."""
         from corten.grpc.status import Code, GrpcError
@@ -136,6 +135,7 @@ class Sessions:
     """The sessions of a daemon."""
 
     def __init__(self) -> None:
+        self._remembered = Remembered()
         self._live: dict[str, Session] = {}
         self._waiting: dict[str, list[asyncio.Future[Session]]] = {}
         self._watches: set[asyncio.Task[None]] = set()
@@ -151,7 +151,7 @@ class Sessions:
     def open(self, info: SessionInfo, channel: Channel) -> Session:
         """A session has begun.  Errors: Conflict."""
         self.check(info)
-        session = Session(info, channel)
+        session = Session(info, channel, self._remembered)
         self._live[session.id] = session
         watch = session.loop.create_task(session.watch(), name=f"session {session.id}")
         self._watches.add(watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
@@ -77,6 +77,17 @@ class Call:
         """Errors: GrpcError: how the call ended, when it has; RESOURCE_EXHAUSTED for a message that is too large."""
         check_size(message, self._link.limits.message_bytes)
         await self._send(prefix(len(message)) + message)
+
+    async def send_all(self, messages: Sequence[bytes]) -> None:
+        """Several small messages at once.  Errors: as ``send``."""
+        for message in messages:
+            check_size(message, self._link.limits.message_bytes)
+        await self._send(b"".join(prefix(len(message)) + message for message in messages))
+
+    @property
+    def has_message(self) -> bool:
+        """``receive`` would not wait."""
+        return self._stream.has_message
 
     async def half_close(self) -> None:
         """Send no more; the other side can."""

@@ -109,6 +109,10 @@ class Stream:
         finally:
             self._arrival = None
 
+    @property
+    def has_message(self) -> bool:
+        return bool(self._messages)
+
     async def receive(self) -> bytes | None:
         """The next message; None when the other side has said that there are no more.
 

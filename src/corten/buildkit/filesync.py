@@ -1,0 +1,161 @@
+"""Files of the client's directory, received: the listing first, then contents that are asked for by number.
+
+```
+ client ── STAT…, empty STAT ──▶ engine      all that the patterns leave, sorted
+ client ◀── REQ id ── engine                    as many as are wanted, any time
+ client ── DATA id…, empty DATA ──▶ engine   several files at once
+ client ◀── FIN ── engine, FIN ──▶              or ERR with a text, either way
+```
+Source: tonistiigi/fsutil, ``receive.go``; moby/buildkit, ``session/filesync`` (metadata of the call).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote_plus
+
+from corten.buildkit.proto.fsutil_pb2 import Packet, Stat
+from corten.buildkit.wire import parsed
+from corten.errors import InvalidParameter, NotFound
+from corten.grpc.status import Code, GrpcError
+
+if TYPE_CHECKING:
+    from corten.buildkit.sessions import Session
+    from corten.grpc.client import Call
+
+_DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
+_ENCODED = "-encoded"
+_MAX_ERROR = 2048
+_FAREWELL_S = 1.0
+_BATCH = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of a directory that the client knows by ``name``.
+
+    include, exclude: patterns as in ``.dockerignore``; nothing to include means everything
+    follow: paths that are included with whatever their links lead to
+    """
+
+    name: str
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    follow: Sequence[str] = ()
+
+    def metadata(self) -> dict[str, list[str]]:
+        given = {
+            "include-patterns": self.include,
+            "exclude-patterns": self.exclude,
+            "followpaths": self.follow,
+            "dir-name": [self.name],
+        }
+        found: dict[str, list[str]] = {}
+        for key, values in given.items():
+            if not values:
+                continue
+            if all(_is_plain(value) for value in values):
+                found[key] = list(values)
+            else:
+                found[key] = [quote_plus(value, errors="surrogateescape") for value in values]
+                found[key + _ENCODED] = ["1"]
+        return found
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a header can hold it as it is."""
+    return text.isascii() and text.isprintable() and text == text.strip()
+
+
+class FileSync:
+    """One call.  Used on the loop; first ``listing``, then ``receive`` in a task and ``ask`` beside it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @classmethod
+    async def open(cls, session: Session, wanted: Wanted) -> FileSync:
+        """Errors: NotImplementedYet (the client sends no files), Unavailable."""
+        session.require(_DIFF_COPY, "sends no files")
+        try:
+            return cls(await session.stream(_DIFF_COPY, wanted.metadata()))
+        except GrpcError as error:
+            raise error.as_kind(f"files of the client ({wanted.name})") from None
+
+    async def listing(self, take: Callable[[Stat], None]) -> None:
+        """Give every entry to ``take``.
+
+        Errors: those of ``take``; InvalidParameter, NotFound (no such directory), Unavailable.
+        """
+        while True:
+            packet = await self._next()
+            if packet.type != Packet.PACKET_STAT:
+                raise InvalidParameter("the client sends contents that nobody has asked for")
+            if not packet.HasField("stat"):
+                return
+            take(packet.stat)
+
+    async def receive(self, take: Callable[[list[tuple[int, bytes]]], Awaitable[None]]) -> None:
+        """Give (number, data) to ``take`` in batches, data being empty at a file's end, until the call is over.
+
+        Errors: as ``listing``; those of ``take``.
+        """
+        while True:
+            batch = []
+            size = 0
+            packet = await self._next()
+            while True:
+                if packet.type == Packet.PACKET_FIN:
+                    return
+                if packet.type != Packet.PACKET_DATA:
+                    raise InvalidParameter("the client sends something else than contents after its listing")
+                batch.append((packet.ID, packet.data))
+                size += len(packet.data)
+                if size >= _BATCH or not self._call.has_message:
+                    break
+                packet = await self._next()
+            await take(batch)
+
+    async def _next(self) -> Packet:
+        try:
+            message = await self._call.receive()
+            packet = Packet(type=Packet.PACKET_FIN) if message is None else parsed(Packet, message)
+        except GrpcError as error:
+            if error.code == Code.NOT_FOUND:
+                raise NotFound(f"files of the client: {error.message}") from None
+            raise error.as_kind("files of the client") from None
+        if packet.type == Packet.PACKET_ERR:
+            raise InvalidParameter(f"files of the client: {packet.data[:_MAX_ERROR].decode(errors='replace')}")
+        return packet
+
+    async def ask(self, numbers: Iterable[int]) -> None:
+        """Ask for contents, of each number once.  Errors: Unavailable."""
+        packets = [Packet(type=Packet.PACKET_REQ, ID=number).SerializeToString() for number in numbers]
+        try:
+            await self._call.send_all(packets)
+        except GrpcError as error:
+            raise error.as_kind("files of the client") from None
+
+    async def finish(self) -> None:
+        """Nothing more is wanted; ``receive`` ends soon.  Nothing is raised: what was wanted is here."""
+        with contextlib.suppress(GrpcError):
+            await self._call.send(Packet(type=Packet.PACKET_FIN).SerializeToString())
+            await self._call.half_close()
+
+    async def give_up(self, reason: str) -> None:
+        """Tell the client that its files cannot be taken, and end the call."""
+        with contextlib.suppress(GrpcError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._call.send(Packet(type=Packet.PACKET_ERR, data=reason.encode()).SerializeToString())
+                await self._call.half_close()
+                while await self._call.receive() is not None:
+                    pass  # to cancel at once would be faster than the text
+        self._call.cancel()
+
+    def cancel(self) -> None:
+        """End the call if it has not ended."""
+        self._call.cancel()

@@ -1,0 +1,128 @@
+"""What a client says of its files, checked: a listing is sorted, complete above each entry, and stays in its tree.
+
+Source: tonistiigi/fsutil, ``validator.go`` (order), ``hardlinks.go``; modes are those of Go's os.FileMode.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from corten.build.tree import Node
+from corten.buildkit.proto.fsutil_pb2 import Stat
+from corten.errors import InvalidParameter
+from corten.image import tarheader as header
+
+MAX_ENTRIES = 2_000_000
+MAX_NAMES = 512 << 20  # bytes of all paths and links together
+_MAX_PATH = 4096
+_MAX_SIZE = 1 << 50
+_MAX_DEVICE = 1 << 20
+_SHOWN = 200
+
+# os.FileMode
+PERMISSIONS = 0o777
+DIRECTORY = 1 << 31
+SYMLINK = 1 << 27
+DEVICE = 1 << 26
+NAMED_PIPE = 1 << 25
+SOCKET = 1 << 24
+CHARACTER = 1 << 21
+IRREGULAR = 1 << 19
+_TYPE = DIRECTORY | SYMLINK | DEVICE | NAMED_PIPE | SOCKET | CHARACTER | IRREGULAR
+_KINDS = {
+    0: header.REGULAR,
+    DIRECTORY: header.DIRECTORY,
+    SYMLINK: header.SYMLINK,
+    DEVICE: header.BLOCK_DEVICE,
+    DEVICE | CHARACTER: header.CHARACTER,
+    NAMED_PIPE: header.FIFO,
+}
+_SPECIAL = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # set-user-id, set-group-id, sticky
+_UNCLEAN = re.compile(rb"(?:\A|/)(?:\.{0,2})(?:/|\Z)|\0")
+# attributes that mean something in an image; others belong to the client's machine
+_KEPT = ("security.capability", "user.")
+
+
+def go_mode(node: Node) -> int:
+    """A node's mode as os.FileMode."""
+    kind = next(bits for bits, kind in _KINDS.items() if kind == node.kind)
+    special = sum(bit for bit, mode in _SPECIAL.items() if node.mode & mode)
+    return kind | special | (node.mode & PERMISSIONS)
+
+
+def can_be_asked_for(mode: int) -> bool:
+    """Whether the sender gives this entry's number a content."""
+    return not mode & _TYPE
+
+
+class Listing:
+    """Takes entries in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[bytes, bytes]] = [(b"", b"")]  # directories above the next entry, last name in each
+        self._count = 0
+        self._bytes = 0
+
+    def take(self, stat: Stat) -> tuple[str, Node, str]:
+        """(path, what is there, for a further name of a file: the path of its first one, else "").
+
+        Errors: InvalidParameter.
+        """
+        path = self._path(stat)
+        kind = _KINDS.get(stat.mode & _TYPE)
+        if kind is None:
+            raise _wrong(path, f"is of no known kind (mode {stat.mode:#o})")
+        if not 0 <= stat.size <= _MAX_SIZE:
+            raise _wrong(path, f"has a size of {stat.size}")
+        if kind in (header.BLOCK_DEVICE, header.CHARACTER) and not (
+            0 <= stat.devmajor < _MAX_DEVICE and 0 <= stat.devminor < _MAX_DEVICE
+        ):
+            raise _wrong(path, "is a device with impossible numbers")
+        link = _link(path, stat.linkname)
+        if kind == header.SYMLINK and not link:
+            raise _wrong(path, "is a link to nothing")
+        if kind == header.DIRECTORY:
+            self._open.append((path, b""))
+        node = Node(
+            kind=kind,
+            mode=(stat.mode & PERMISSIONS) | sum(mode for bit, mode in _SPECIAL.items() if stat.mode & bit),
+            mtime_ns=stat.modTime,
+            size=stat.size if kind == header.REGULAR else 0,
+            link=link if kind == header.SYMLINK else "",
+            device=(stat.devmajor, stat.devminor),
+            xattrs=_xattrs(stat),
+        )
+        return os.fsdecode(path), node, link if kind == header.REGULAR else ""
+
+    def _path(self, stat: Stat) -> bytes:
+        path: bytes = stat.path
+        self._count += 1
+        self._bytes += len(path) + len(stat.linkname)
+        if self._count > MAX_ENTRIES or self._bytes > MAX_NAMES:
+            raise InvalidParameter(f"the client lists too many files: {self._count}, {self._bytes} bytes of names")
+        if len(path) > _MAX_PATH or _UNCLEAN.search(path):
+            raise _wrong(path, "is no path below the directory")
+        parent, _, name = path.rpartition(b"/")
+        while self._open and self._open[-1][0] != parent:
+            self._open.pop()
+        if not self._open or self._open[-1][1] >= name:
+            raise _wrong(path, "is listed out of order, twice, or without its directory")
+        self._open[-1] = (parent, name)
+        return path
+
+
+def _link(path: bytes, link: bytes) -> str:
+    if len(link) > _MAX_PATH or b"\0" in link:
+        raise _wrong(path, "is a link to an impossible path")
+    return os.fsdecode(link)
+
+
+def _xattrs(stat: Stat) -> tuple[tuple[bytes, bytes], ...]:
+    if not stat.xattrs:
+        return ()
+    return tuple(sorted((name.encode(), value) for name, value in stat.xattrs.items() if name.startswith(_KEPT)))
+
+
+def _wrong(path: bytes, what: str) -> InvalidParameter:
+    return InvalidParameter(f"the client's listing is invalid: {os.fsdecode(path)[:_SHOWN]!r} {what}")
