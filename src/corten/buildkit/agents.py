@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,12 +98,13 @@ class _Forwarding:
         self._server: asyncio.Server
 
     async def start(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         parent = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # by descriptor: the kernel takes 108 bytes of a path
-            self._server = await asyncio.start_unix_server(self._accept, f"/proc/self/fd/{parent}/socket", limit=_PIECE)
+            listener.bind(f"/proc/self/fd/{parent}/socket")  # by descriptor: the kernel takes 108 bytes of a path
         finally:
             os.close(parent)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_PIECE)
 
     async def close(self) -> None:
         self._server.close()

@@ -12,7 +12,7 @@ from corten.buildkit.proto.content_pb2 import InfoRequest, InfoResponse, ReadCon
 from corten.buildkit.wire import parsed
 from corten.errors import DataLoss, InvalidParameter
 from corten.grpc.status import GrpcError
-from corten.oci.digest import Digest, hasher
+from corten.oci.digest import Digest, hasher, split_digest
 
 if TYPE_CHECKING:
     from corten.buildkit.sessions import Session
@@ -66,7 +66,7 @@ class ContentStore:
                     yield answer.data
         except GrpcError as error:
             raise error.as_kind(f"{digest} of the client's layout") from None
-        if left or running.digest() != digest.raw:
+        if left or running.hexdigest() != split_digest(digest)[1]:
             raise DataLoss(f"{digest} of the client's layout: its content is another one")
 
     async def read(self, digest: Digest, size: int, limit: int = 4 << 20) -> bytes:

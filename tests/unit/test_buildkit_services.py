@@ -1,0 +1,203 @@
+"""Agents, credentials and layouts of a session's client."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_buildkit_files import client, run
+
+from corten.build.ssh_agent import connected
+from corten.buildkit.agents import SessionAgents
+from corten.buildkit.auth import credentials
+from corten.buildkit.content import ContentStore
+from corten.buildkit.proto.auth_pb2 import CredentialsRequest, CredentialsResponse
+from corten.buildkit.proto.content_pb2 import Info, InfoRequest, InfoResponse, ReadContentRequest, ReadContentResponse
+from corten.buildkit.proto.sshforward_pb2 import BytesMessage, CheckAgentRequest, CheckAgentResponse
+from corten.errors import DataLoss, Forbidden, InvalidParameter, NotFound, NotImplementedYet
+from corten.grpc.server import Handler, ServerCall, unary
+from corten.grpc.status import Code, GrpcError
+from corten.oci.digest import Digest, digest_of
+
+# -- agents ----------------------------------------------------------------------------------------------------------
+
+
+async def check(request: bytes, call: ServerCall) -> bytes:
+    if CheckAgentRequest.FromString(request).ID != "default":
+        raise GrpcError(Code.UNKNOWN, "unset ssh forward key")
+    return CheckAgentResponse().SerializeToString()
+
+
+async def forward(call: ServerCall) -> None:
+    """An agent that says who was meant, repeats what it is told, and ends when its client does."""
+    await call.send(BytesMessage(data=call.metadata["buildkit.ssh.id"][0].encode()).SerializeToString())
+    while (message := await call.receive()) is not None:
+        await call.send(BytesMessage(data=BytesMessage.FromString(message).data.upper()).SerializeToString())
+
+
+AGENTS: Mapping[str, Handler] = {
+    "/moby.sshforward.v1.SSH/CheckAgent": unary(check),
+    "/moby.sshforward.v1.SSH/ForwardAgent": forward,
+}
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += sock.recv(count - len(data))
+    return data
+
+
+def in_thread(agents: SessionAgents, talk: Callable[[str], None]) -> Coroutine[Any, Any, None]:
+    def work() -> None:
+        path = agents.get("default")
+        assert path is not None
+        talk(path)
+
+    return asyncio.to_thread(work)
+
+
+def test_an_agent_is_a_socket_here(tmp_path: Path) -> None:
+    def talk(path: str) -> None:
+        with connected(path) as one, connected(path) as other:
+            for sock in (one, other):
+                sock.settimeout(5)
+                assert exactly(sock, 7) == b"default"
+                sock.sendall(b"sign")
+                assert exactly(sock, 4) == b"SIGN"
+            one.shutdown(socket.SHUT_WR)
+            assert one.recv(1) == b""
+            other.sendall(b"x" * 500_000)
+            assert exactly(other, 500_000) == b"X" * 500_000
+
+    async def work() -> None:
+        async with client(AGENTS) as (session, _):
+            agents = SessionAgents(session, tmp_path)
+            await in_thread(agents, talk)
+            assert await asyncio.to_thread(agents.get, "other") is None
+            assert list(agents) == ["default"]
+            await agents.close()
+
+    run(work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_agents_end_with_the_build_and_with_the_session(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with client(AGENTS) as (session, link):
+            agents = SessionAgents(session, tmp_path)
+            first = await asyncio.to_thread(lambda: connected(agents["default"]))
+            link.abort()
+            await asyncio.to_thread(lambda: [None for _ in iter(lambda: first.recv(100), b"")])
+            first.close()
+            await agents.close()
+
+    run(work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_client_without_agents(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with client({}) as (session, _):
+            assert await asyncio.to_thread(SessionAgents(session, tmp_path).get, "default") is None
+
+    run(work)
+
+
+# -- credentials -----------------------------------------------------------------------------------------------------
+
+
+def test_credentials() -> None:
+    known = {"registry-1.docker.io": ("hub", "secret"), "r.example": ("", "identity")}
+
+    async def answer(request: bytes, call: ServerCall) -> bytes:
+        host = CredentialsRequest.FromString(request).Host
+        if host == "locked.example":
+            raise GrpcError(Code.PERMISSION_DENIED, "the keychain is locked")
+        user, password = known.get(host, ("", ""))
+        return CredentialsResponse(Username=user, Secret=password).SerializeToString()
+
+    async def work() -> None:
+        async with client({"/moby.filesync.v1.Auth/Credentials": unary(answer)}) as (session, _):
+            assert await credentials(session, "docker.io") == ("hub", "secret")
+            assert await credentials(session, "r.example") == ("", "identity")
+            assert await credentials(session, "other.example") == ("", "")
+            with pytest.raises(Forbidden, match="the keychain is locked"):
+                await credentials(session, "locked.example")
+        async with client({}) as (session, _):
+            assert await credentials(session, "docker.io") == ("", "")
+
+    run(work)
+
+
+# -- layouts ---------------------------------------------------------------------------------------------------------
+
+BLOB = b"blob" * 100_000
+
+
+def layout(send: Callable[[bytes], list[tuple[int, bytes]]]) -> Mapping[str, Handler]:
+    """send: the answers (offset, data) to a read of ``BLOB``"""
+
+    def known(call: ServerCall, digest: str) -> None:
+        if call.metadata["buildkit-attachable-store-id"] != ["here"] or digest != digest_of(BLOB):
+            raise GrpcError(Code.NOT_FOUND, "content not found")
+
+    async def info(request: bytes, call: ServerCall) -> bytes:
+        digest = InfoRequest.FromString(request).digest
+        known(call, digest)
+        return InfoResponse(info=Info(digest=digest, size=len(BLOB))).SerializeToString()
+
+    async def read(call: ServerCall) -> None:
+        request = ReadContentRequest.FromString(await call.receive() or b"")
+        known(call, request.digest)
+        for offset, data in send(BLOB):
+            await call.send(ReadContentResponse(offset=offset, data=data).SerializeToString())
+
+    service = "/containerd.services.content.v1.Content"
+    return {f"{service}/Info": unary(info), f"{service}/Read": read}
+
+
+def test_blobs_of_a_layout() -> None:
+    async def work() -> None:
+        handlers = layout(lambda blob: [(0, blob[:1000]), (1000, blob[1000:])])
+        async with client(handlers) as (session, _):
+            store = ContentStore(session, "here")
+            digest = digest_of(BLOB)
+            assert await store.size(digest) == len(BLOB)
+            assert await store.read(digest, len(BLOB)) == BLOB
+            with pytest.raises(InvalidParameter, match="the limit is 10"):
+                await store.read(digest, len(BLOB), limit=10)
+            with pytest.raises(NotFound):
+                await store.size(Digest("sha256:" + hashlib.sha256(b"other").hexdigest()))
+            with pytest.raises(NotFound):
+                await ContentStore(session, "elsewhere").read(digest, len(BLOB))
+        async with client({}) as (session, _):
+            with pytest.raises(NotImplementedYet, match="serves no OCI layouts"):
+                ContentStore(session, "here")
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda blob: [(0, blob + b"x")],
+        lambda blob: [(0, blob[:-1])],
+        lambda blob: [(0, blob[:-1] + b"x")],
+        lambda blob: [(5, blob)],
+        lambda blob: [],
+    ],
+    ids=["longer", "shorter", "other", "elsewhere", "nothing"],
+)
+def test_blobs_that_are_not_what_they_should_be(send: Callable[[bytes], list[tuple[int, bytes]]]) -> None:
+    async def work() -> None:
+        async with client(layout(send)) as (session, _):
+            with pytest.raises(DataLoss):
+                await ContentStore(session, "here").read(digest_of(BLOB), len(BLOB))
+
+    run(work)
