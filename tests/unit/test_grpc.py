@@ -19,6 +19,7 @@ from h2.events import ConnectionTerminated, Event, PingAckReceived, ResponseRece
 from corten.errors import NotFound
 from corten.grpc import metadata, status
 from corten.grpc.client import Channel
+from corten.grpc.frames import PREFACE, FrameCutter, window_update
 from corten.grpc.framing import MessageReader, prefix
 from corten.grpc.link import DEFAULT_LIMITS, Limits
 from corten.grpc.server import Handler, ServerCall, ServerLink, serve, unary
@@ -573,6 +574,46 @@ def test_what_all_calls_hold_together_is_bounded() -> None:
             pass  # it was cut off while it sent
 
     misbehaving(work, Limits(held_bytes=4 << 20, message_bytes=MEGABYTE), {"/t.T/Never": never})
+
+
+def test_a_peer_that_does_not_keep_to_its_window() -> None:
+    async def never(call: ServerCall) -> None:
+        await asyncio.Event().wait()
+
+    def work(peer: Peer) -> None:
+        stream = peer.request("/t.T/Never")
+        frame = (16384).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + prefix(16379) + bytes(16379)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):  # the first megabyte is given back
+                peer.sock.sendall(frame)
+            assert isinstance(peer.until(ConnectionTerminated), ConnectionTerminated)
+
+    misbehaving(work, Limits(stream_window=65536), {"/t.T/Never": never})
+
+
+def test_data_within_headers() -> None:
+    """RFC 9113, section 6.10: nothing may come between the pieces of one list of headers."""
+
+    def work(peer: Peer) -> None:
+        stream = peer.request("/t.T/Count")
+        peer.sock.sendall(b"\0\0\1\1\0\0\0\0\3\x82")  # HEADERS that are not complete
+        peer.sock.sendall(b"\0\0\5\0\0" + stream.to_bytes(4, "big") + prefix(0))
+        assert isinstance(peer.until(ConnectionTerminated), ConnectionTerminated)
+
+    misbehaving(work)
+
+
+@pytest.mark.parametrize("step", [1, 7, 24, 10_000])
+def test_frames_cut_anywhere(step: int) -> None:
+    stream = bytes(PREFACE) + window_update(5, 1000) + b"\0\0\3\0\1\x80\0\0\7abc" + b"\0\0\0\4\1\0\0\0\0"
+    cutter = FrameCutter(PREFACE, 100)
+    found = [
+        (frame.kind, frame.flags, frame.stream, bytes(frame.payload))
+        for at in range(0, len(stream), step)
+        for frame in cutter.feed(stream[at : at + step])
+        if frame.kind >= 0
+    ]
+    assert found == [(8, 0, 5, b"\0\0\3\xe8"), (0, 1, 7, b"abc"), (4, 1, 0, b"")]
 
 
 def test_a_peer_that_says_goodbye_ends_our_calls() -> None:

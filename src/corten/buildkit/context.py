@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corten.build.context import Context
 from corten.build.tree import Node
@@ -61,7 +61,7 @@ class _File:
         self.node = node
         self.key = key
         self.digest: bytes | None = None
-        self.hasher = hashlib.sha256()
+        self.hasher: Any = None
         self.place = 0
         self.received = 0
         self.is_here = False
@@ -147,7 +147,8 @@ class SessionContext(Context):
             pass
         self._sync.cancel()
         await asyncio.wait([receiving])
-        super().close()
+        # to give back a large file's room takes time
+        await self._session.loop.run_in_executor(_threads, super().close)
 
     # -- contents that come -------------------------------------------------------------------------------------------
 
@@ -243,6 +244,7 @@ class SessionContext(Context):
             if file.arrived is not None or file.is_here or not (content or self._digest(file) is None):
                 continue
             file.arrived = self._session.loop.create_future()
+            file.hasher = hashlib.sha256()
             file.place = self._end_of_spool(file.node.size)
             self._asked[file.number] = file
             numbers.append(file.number)

@@ -41,13 +41,15 @@ class MessageReader:
         """No message has begun."""
         return not self._buffer and self._wanted < 0
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
         """The messages that are complete now.
 
         Errors: GrpcError for a compressed one (INTERNAL: nobody has announced a compression), for one that is too
         large (RESOURCE_EXHAUSTED).
         """
         buffer = self._buffer
+        if not buffer and self._wanted < 0 and len(data) >= PREFIX and len(data) == PREFIX + self._length(data, 0):
+            return [bytes(data[PREFIX:])]  # what most senders do: a message a frame
         buffer += data
         found = []
         position = 0
@@ -67,7 +69,7 @@ class MessageReader:
             del buffer[:position]
         return found
 
-    def _length(self, buffer: bytearray, position: int) -> int:
+    def _length(self, buffer: bytearray | bytes | memoryview, position: int) -> int:
         if buffer[position]:
             raise GrpcError(Code.INTERNAL, "a compressed message without an encoding")
         length = int.from_bytes(buffer[position + 1 : position + PREFIX], "big")

@@ -31,6 +31,17 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from corten.grpc import metadata
+from corten.grpc.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADERS,
+    PREFACE,
+    PUSH_PROMISE,
+    Frame,
+    FrameCutter,
+    window_update,
+)
 from corten.grpc.framing import MAX_MESSAGE
 from corten.grpc.metadata import Headers
 from corten.grpc.status import Code, GrpcError, of_reset
@@ -42,6 +53,7 @@ _WRITE_BUFFER = 1 << 20
 _MAX_ANSWERS = 16 << 20  # bytes that a peer has not read, beyond which it is cut off
 _LARGEST_FRAME = 1 << 18
 _HEADER_BYTES = 1 << 18  # patterns of files go as metadata
+_INITIAL_WINDOW = 65_535  # RFC 9113, section 6.9.2
 _FAREWELL_S = 5.0
 _COUNTED_EVERY = 1 << 20
 
@@ -71,7 +83,10 @@ class Link(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport
         self._streams: dict[int, Stream] = {}
-        self._owed = 0
+        self._cutter = FrameCutter(0 if self.is_client else PREFACE, _LARGEST_FRAME)
+        self._is_within_headers = False
+        self._window = _INITIAL_WINDOW + 2 * limits.stream_window  # bytes that the other side may send
+        self._owed = 0  # of them, to be given back
         self._uncounted = 0  # bytes since what is held was added up
         self._is_paused = False
         self._broken: GrpcError | None = None
@@ -104,15 +119,17 @@ class Link(asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(self.limits.stream_window * 2)
+        self._h2.increment_flow_control_window(2 * self.limits.stream_window)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
         if self._broken is not None:
             return
         try:
-            for event in self._h2.receive_data(data):
-                self._dispatch(event)
+            for frame in self._cutter.feed(data):
+                if not self._take_data(frame):
+                    for event in self._h2.receive_data(bytes(frame.whole)):
+                        self._dispatch(event)
                 if self._broken is not None:
                     return
         except (ProtocolError, ValueError, IndexError) as error:
@@ -143,7 +160,11 @@ class Link(asyncio.Protocol):
 
     def flush(self) -> None:
         """Hand over what h2 wants to send."""
-        data = self._h2.data_to_send()
+        self._write(b"")
+
+    def _write(self, frame: bytes) -> None:
+        """A frame of our own, after what h2 wants to send."""
+        data = self._h2.data_to_send() + frame
         if data and not self.transport.is_closing():
             self.transport.write(data)
 
@@ -208,18 +229,41 @@ class Link(asyncio.Protocol):
         if stream is not None:
             work(stream)
 
-    def _data(self, event: DataReceived) -> None:
-        size = event.flow_controlled_length or 0
+    def _take_data(self, frame: Frame) -> bool:
+        """Plain data of a call, past h2, which knows nothing of them or of the windows that they take."""
+        if frame.kind != DATA:
+            if frame.kind in (HEADERS, PUSH_PROMISE, CONTINUATION):
+                self._is_within_headers = not frame.flags & END_HEADERS
+            return False
+        stream = self._streams.get(frame.stream)
+        if frame.flags or self._is_within_headers or stream is None or not stream.takes_data:
+            return False
+        size = len(frame.payload)
+        self._window -= size
         self._owed += size
-        stream = self._streams.get(event.stream_id or 0)
-        if stream is None:
-            return
+        if not stream.count(size) or self._window < 0:
+            self._break(GrpcError(Code.INTERNAL, "the other side sends more than its window"))
+            return True
+        self._feed(stream, frame.payload)
+        stream.give_back()
+        return True
+
+    def _data(self, event: DataReceived) -> None:
+        """Data that end their stream, or are padded."""
+        size, stream_id = event.flow_controlled_length or 0, event.stream_id or 0
+        with contextlib.suppress(ProtocolError):
+            self._h2.acknowledge_received_data(size, stream_id)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._feed(stream, event.data or b"")
+
+    def _feed(self, stream: Stream, data: bytes | memoryview) -> None:
         try:
-            stream.feed(event.data or b"", size)
+            stream.feed(data)
         except GrpcError as error:
             self.fail_stream(stream, error)
             return
-        self._uncounted += size
+        self._uncounted += len(data)
         if self._uncounted < _COUNTED_EVERY:
             return
         self._uncounted = 0
@@ -238,16 +282,15 @@ class Link(asyncio.Protocol):
 
     def _give_back_connection(self) -> None:
         if self._owed >= self.limits.stream_window // 2:
-            self._h2.increment_flow_control_window(self._owed)
+            self._write(window_update(0, self._owed))
+            self._window += self._owed
             self._owed = 0
 
     # -- what is sent -------------------------------------------------------------------------------------------------
 
     def give_back(self, stream_id: int, size: int) -> None:
         """A stream's window grows again."""
-        with contextlib.suppress(ProtocolError):  # it has ended meanwhile
-            self._h2.increment_flow_control_window(size, stream_id)
-            self.flush()
+        self._write(window_update(stream_id, size))
 
     def room(self, stream_id: int) -> int:
         """Bytes of data that may be sent on a stream now."""

@@ -36,6 +36,7 @@ class Stream:
         self._messages: deque[bytes] = deque()
         self._held = 0
         self._owed = 0  # bytes that the other side's window has not got back
+        self._window = link.limits.stream_window  # bytes that it may send
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
@@ -48,9 +49,13 @@ class Stream:
         """Bytes that this stream holds."""
         return self._held + len(self._reader)
 
-    def feed(self, data: bytes, flow_controlled: int) -> None:
+    @property
+    def takes_data(self) -> bool:
+        """Whether data are in their place now (RFC 9113, section 5.1)."""
+        return not self.ended_there and (self.headers is not None or not self._link.is_client)
+
+    def feed(self, data: bytes | memoryview) -> None:
         """Take in data.  Errors: GrpcError as ``MessageReader.feed``."""
-        self._owed += flow_controlled
         if self.error is not None or self.refused is not None:
             return
         found = self._reader.feed(data)
@@ -58,15 +63,21 @@ class Stream:
             self._messages.extend(found)
             self._held += sum(map(len, found))
             self._tell()
-        self._give_back()
 
-    def _give_back(self) -> None:
+    def count(self, size: int) -> bool:
+        """Data of this size have come; whether the other side was allowed to send them."""
+        self._window -= size
+        self._owed += size
+        return self._window >= 0
+
+    def give_back(self) -> None:
         """Let the other side send on, unless it is far ahead.
 
         A message that is not complete counts nothing: it may be larger than the window.
         """
         if self._held < _AHEAD and self._owed >= self._link.limits.stream_window // 4 and not self.ended_there:
             self._link.give_back(self.id, self._owed)
+            self._window += self._owed
             self._owed = 0
 
     def tell_trailers(self, trailers: dict[str, list[str]]) -> None:
@@ -128,7 +139,7 @@ class Stream:
             await self.changed()
         message = self._messages.popleft()
         self._held -= len(message)
-        self._give_back()
+        self.give_back()
         await self._pass_turn(len(message))
         return message
 
