@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -13,8 +14,11 @@ from corten.engine.lifecycle import Lifecycle
 from corten.engine.live import Index, Live
 from corten.engine.preparation import Preparation
 from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
+from corten.errors import Conflict
 from corten.linux import mount as kernel_mount
 from corten.snapshot.api import Snapshotter
+
+_ENDING_S = 10.0
 
 
 class ContainerFiles:
@@ -67,22 +71,49 @@ class ContainerFiles:
     ) -> None:
         live = self._index.find(reference)
 
-        def work(stream: BinaryIO) -> None:
-            with self._rootfs(live, read_only=False) as root:
-                archive.put(
-                    archive.View(live.container, root, reference),
-                    path,
-                    stream,
-                    no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
-                    copy_uid_gid=copy_uid_gid,
-                )
+        def write(root: int, stream: BinaryIO) -> None:
+            archive.put(
+                archive.View(live.container, root, reference),
+                path,
+                stream,
+                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+                copy_uid_gid=copy_uid_gid,
+            )
 
-        if live.container.is_running:
-            await feed_thread(body, work)
+        def write_stopped(stream: BinaryIO) -> None:
+            with self._rootfs(live, read_only=False) as root:
+                write(root, stream)
+
+        root = await self._running_root(live)
+        if root >= 0:
+            try:
+                await feed_thread(body, lambda stream: write(root, stream))
+            finally:
+                os.close(root)
         else:
             async with live.lock:  # a file system is writable in one place at a time: nothing starts meanwhile
-                await feed_thread(body, work)
+                await feed_thread(body, write_stopped)
         self._lifecycle.publish(live, "extract-to-dir")
+
+    async def _running_root(self, live: Live) -> int:
+        """A descriptor of the root of a container that runs; -1 of one that does not, also when it is just ending."""
+
+        def pinned() -> int:
+            with running_root(live.container) as descriptor:
+                return os.dup(descriptor)
+
+        while live.container.is_running:
+            stopped = live.stopped
+            try:
+                return await run_blocking(pinned)
+            except Conflict:
+                if stopped is None:
+                    raise
+                # the program is gone, but not all of it yet: its file system is still mounted for writing
+                await asyncio.wait({stopped}, timeout=_ENDING_S)
+                if not stopped.done():
+                    raise
+        return -1
 
     async def export(self, reference: str) -> AsyncIterator[bytes]:
         live = self._index.find(reference)
@@ -98,13 +129,19 @@ class ContainerFiles:
     def _rootfs(self, live: Live, *, read_only: bool) -> Iterator[int]:
         """A descriptor of the container's root with its mounts."""
         container = live.container
-        if container.is_running:
-            with running_root(container) as descriptor:
-                yield descriptor
-        else:
-            directory = self._preparation.directory(container.id)
-            with self._stopped_root.open(container, directory, read_only=read_only) as descriptor:
-                yield descriptor
+        with contextlib.ExitStack() as stack:
+            descriptor = -1
+            if container.is_running:
+                try:
+                    descriptor = stack.enter_context(running_root(container))
+                except Conflict:  # its program has just ended
+                    if not read_only:
+                        raise
+            if descriptor < 0:
+                directory = self._preparation.directory(container.id)
+                stopped = self._stopped_root.open(container, directory, read_only=read_only)
+                descriptor = stack.enter_context(stopped)
+            yield descriptor
 
     async def _make_mount_points(self, live: Live) -> None:
         """Before the first start a volume may have no place yet in the container's files."""

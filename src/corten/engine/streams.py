@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar, cast
 
-from corten.errors import CortenError
+from corten.errors import CortenError, DataLoss, InvalidParameter
 
 T = TypeVar("T")
 
@@ -152,7 +152,8 @@ async def feed_thread(body: AsyncIterator[bytes], work: Callable[[BinaryIO], T])
     """Run ``work(file)`` in a thread while the body arrives.
 
     The rest of a body that the work did not want is left to the caller's connection.
-    Errors: what the work raises; its reads raise what the body raised.
+    Errors: what the work raises; its reads raise what the body raised.  InvalidParameter for DataLoss: it is the client
+    who has sent what is damaged, or an archive that leads out of its root.
     """
     reader = ThreadReader()
     running = _long.submit(work, cast(BinaryIO, reader))
@@ -160,6 +161,8 @@ async def feed_thread(body: AsyncIterator[bytes], work: Callable[[BinaryIO], T])
     pumping = asyncio.get_running_loop().create_task(_pump(body, reader), name="body")
     try:
         return await asyncio.shield(result)
+    except DataLoss as error:
+        raise InvalidParameter(error.message) from error
     except asyncio.CancelledError:
         # the thread's next read fails and it stops; it must not go on unobserved
         reader.abandon()
