@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "buildkit": {"grpc", "build", "dockerfile", "image", "oci", "linux"},
     "grpc": set(),
     "build": {"dockerfile", "image", "snapshot", "oci", "linux"},
-    "image": {"snapshot", "oci", "linux"},
+    "image": {"dockerfile", "snapshot", "oci", "linux"},
     "snapshot": {"oci", "linux"},
     "shim": {"runtime", "cgroup", "logdriver", "linux"},
     "logdriver": {"linux"},

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corten.build import config
 from corten.build.cache import key_of
 from corten.build.layer_tar import LayerTar, Wanted
 from corten.build.selection import Source, digest_of
@@ -25,6 +24,7 @@ from corten.build.workshop import StepMount
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.ignore import Ignore
 from corten.errors import InvalidParameter, NotFound
+from corten.image import run_config
 from corten.image.archive import untar_into
 from corten.image.pipes import iterated
 from corten.linux import paths
@@ -90,7 +90,7 @@ class RunMounts:
             found.setdefault("target", "/run/buildkit/ssh_agent.0")
         if not found.get("target"):
             raise instruction.line.error(f"{mount.type} mount needs a target", "--mount")
-        found["target"] = config.joined(self._run.state.run, found["target"])
+        found["target"] = run_config.joined(self._run.state.run, found["target"])
         if found["target"] == "/":
             raise instruction.line.error(f"invalid mount target: {found['target']}", "--mount")
         return found

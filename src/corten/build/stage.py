@@ -19,6 +19,7 @@ from corten.build.tree import ROOT, RootTree, Tree
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.parser import parse_trigger
 from corten.dockerfile.words import WordError, expand, expand_words
+from corten.image import run_config
 from corten.image.pipes import iterated
 from corten.image.register import NewImage
 from corten.oci import config as image_config
@@ -308,14 +309,14 @@ class StageRun:
         for name, _ in pairs:
             if not name:
                 raise instruction.line.error("ENV names can not be blank")
-        return self._changed(lambda run: config.set_environment(run, pairs))
+        return self._changed(lambda run: run_config.set_environment(run, pairs))
 
     def _label(self, instruction: ins.Label) -> Made:
         pairs = [(self.word(pair.name), self.word(pair.value)) for pair in instruction.pairs]
         for name, _ in pairs:
             if not name:
                 raise instruction.line.error("LABEL names can not be blank")
-        return self._changed(lambda run: config.set_labels(run, pairs))
+        return self._changed(lambda run: run_config.set_labels(run, pairs))
 
     def _arg(self, instruction: ins.Arg) -> Made:
         shown = []
@@ -328,41 +329,41 @@ class StageRun:
 
     def _expose(self, instruction: ins.Expose) -> Made:
         ports = [port for text in instruction.ports for port in self.words(text)]
-        return self._changed(lambda run: config.add_ports(run, ports))
+        return self._changed(lambda run: run_config.add_ports(run, ports))
 
     def _volume(self, instruction: ins.Volume) -> Made:
         paths = [self.word(text) for text in instruction.paths]
         if not all(paths):
             raise instruction.line.error("VOLUME specified can not be an empty string")
-        return self._changed(lambda run: config.add_volumes(run, paths))
+        return self._changed(lambda run: run_config.add_volumes(run, paths))
 
     def _user(self, instruction: ins.User) -> Made:
         user = self.word(instruction.user)
-        return self._changed(lambda run: config.set_user(run, user))
+        return self._changed(lambda run: run_config.set_user(run, user))
 
     def _cmd(self, instruction: ins.Cmd) -> Made:
         self._has_command = True
-        return self._changed(lambda run: config.set_command(run, instruction.command, self.state.shell))
+        return self._changed(lambda run: run_config.set_command(run, instruction.command, self.state.shell))
 
     def _entrypoint(self, instruction: ins.Entrypoint) -> Made:
         return self._changed(
-            lambda run: config.set_entrypoint(
+            lambda run: run_config.set_entrypoint(
                 run, instruction.command, self.state.shell, keep_command=self._has_command
             )
         )
 
     def _shell(self, instruction: ins.Shell) -> Made:
-        return self._changed(lambda run: config.set_shell(run, instruction.words))
+        return self._changed(lambda run: run_config.set_shell(run, instruction.words))
 
     def _stop_signal(self, instruction: ins.StopSignal) -> Made:
         name = self.word(instruction.signal)
-        return self._changed(lambda run: config.set_stop_signal(run, name))
+        return self._changed(lambda run: run_config.set_stop_signal(run, name))
 
     def _healthcheck(self, instruction: ins.Healthcheck) -> Made:
-        return self._changed(lambda run: config.set_healthcheck(run, instruction))
+        return self._changed(lambda run: run_config.set_healthcheck(run, instruction))
 
     def _onbuild(self, instruction: ins.OnBuild) -> Made:
-        return self._changed(lambda run: config.add_trigger(run, instruction.trigger))
+        return self._changed(lambda run: run_config.add_trigger(run, instruction.trigger))
 
     def _maintainer(self, instruction: ins.Maintainer) -> Made:
         return self._changed(lambda run: f"MAINTAINER {instruction.name}", author=instruction.name)
@@ -371,7 +372,7 @@ class StageRun:
         from corten.build.directory import stage_directory
 
         path = self.word(instruction.path)
-        made = self._changed(lambda run: config.set_directory(run, path), gap=" ")
+        made = self._changed(lambda run: run_config.set_directory(run, path), gap=" ")
         directory = self.state.run["WorkingDir"]
 
         def layer(intake: Intake, parent: Layer | None) -> Staged | None:

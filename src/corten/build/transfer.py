@@ -25,6 +25,7 @@ from corten.dockerfile import instructions as ins
 from corten.dockerfile.ignore import Ignore
 from corten.dockerfile.words import expand_heredoc
 from corten.errors import InvalidParameter
+from corten.image import run_config
 from corten.image.pipes import iterated, read_ahead
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TransferStep:
 
     @property
     def _target(self) -> str:
-        return config.joined(self._run.state.run, self._asked_target)
+        return run_config.joined(self._run.state.run, self._asked_target)
 
     def made(self) -> Made:
         """Errors: InvalidParameter, MissingSource, those of URLs and images."""

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.errors import DockerfileError
@@ -56,6 +55,8 @@ class InstructionParser:
         keyword, rest = match[1].upper(), match[2].rstrip()
         action = _PARSERS.get(keyword)
         if action is None:
+            from difflib import get_close_matches
+
             near = get_close_matches(keyword, _PARSERS, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise line.error(f"unknown instruction: {match[1]}{hint}", match[1])

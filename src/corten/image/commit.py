@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corten.image.changes import apply_changes
 from corten.image.layer_diff import changes_tar, overlay_tar
 from corten.image.layers import Layers, Staged
 from corten.image.metadata import Layer
@@ -45,6 +44,8 @@ class CommitWanted:
         comment: str,
     ) -> CommitWanted:
         """Errors: InvalidParameter (changes)."""
+        from corten.image.changes import apply_changes  # the Dockerfile's parser: not a part of every daemon's start
+
         run = {key: config[key] for key in _IMAGE_KEYS if config.get(key) not in (None, "", [], {}, False)}
         words = command if isinstance(command, str) else " ".join(command)
         return cls(container_id, apply_changes(run, changes), words, author, comment)

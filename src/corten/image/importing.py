@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from corten.image.archive_members import Progress
-from corten.image.changes import apply_changes
 from corten.image.layers import Layers
 from corten.image.pipes import Chunks
 from corten.image.register import NewImage, Registrar, Session
@@ -45,6 +44,8 @@ class ImportWanted:
     @classmethod
     def check(cls, changes: list[str], message: str, platform: str) -> ImportWanted:
         """Errors: InvalidParameter."""
+        from corten.image.changes import apply_changes  # the Dockerfile's parser: not a part of every daemon's start
+
         return cls(
             apply_changes({}, changes),
             message or "Imported from -",
