@@ -219,6 +219,26 @@ async def test_the_next_init_is_born_before_it_is_asked_for(world, shims):
 
 @pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
 @engine
+async def test_memory_that_the_first_ones_wrote_to_is_copied_ahead_for_the_next(world, shims):
+    async def settled():
+        """What the newborn has of its own once it waits."""
+        newborn = await wait_for(lambda: newborn_of(shims))
+        sizes = [0]
+        while len(sizes) < 6 or len(set(sizes[-5:])) > 1:
+            await asyncio.sleep(0.02)
+            sizes.append(private_kib(newborn))
+        return sizes[-1]
+
+    before = await settled()
+    bundle = world.bundle()
+    for _ in range(3):
+        await end(shims, await shims.start(bundle.start(bundle.spec("true"))))
+        await wait_for(lambda: newborn_of(shims))
+    assert await settled() > before + 1500  # KiB
+
+
+@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@engine
 async def test_an_init_that_does_not_suit_is_sent_away(world, shims):
     """Who wants the host's pid namespace cannot use one that has been born into another; nor can who finds it dead."""
     first = world.bundle()

@@ -11,7 +11,7 @@
       │ prestart, createRuntime; HOOKED ────────▶│
       │                                          │   createContainer hooks, pivot_root, streams, ids, capabilities
       │◀──────────────── READY (+ pty master) ───│   the program has been found
-      │ START ──────────────────────────────────▶│
+      │ START ──────────────────────────────────▶│   earlier when nothing else has to be said
       │                                          │   startContainer hooks, the filter that comes last, execve
       │◀─ end of file: the program runs ─────────│   the socket is close-on-exec
       │◀─ ERROR(kind, message, step, errno) ─────│   instead of any message above

@@ -19,13 +19,15 @@ from typing import Any
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import InvalidParameter, SystemFailure
-from corten.linux import paths, user_namespace
+from corten.linux import pages, paths, user_namespace
 from corten.linux import process as kernel
 from corten.runtime import devices, hooks, idmap, mounts, namespaces, program, rootfs, seccomp, sources, terminal, users
 from corten.runtime.handshake import Channel, Message, shortened
 from corten.runtime.hostproc import HostProc
 from corten.runtime.privileges import Confinement
 from corten.runtime.seccomp_listener import SeccompListener
+
+_MOST_RANGES = 1200  # of memory, in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,12 @@ class Ahead:
 
     program:     the compiled seccomp profile, b"" without one
     filesystems: detached, by their index in ``mounts``
+    observed:    it tells what memory it has written to
     """
 
     program: bytes
     filesystems: dict[int, int]
+    observed: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,6 +164,7 @@ class Init:
         self._confinement: Confinement | None = None
         self._environment: dict[bytes, bytes] = {}
         self._program = ""
+        self._touched: list[pages.Range] = []
         self._warnings: list[str] = []
         self._times: list[tuple[str, int]] = []
 
@@ -386,6 +391,9 @@ class Init:
             listener=self._request.listener,
         )
         self._warnings += self._confinement.prepare(self._request.proc)
+        if self._request.ahead is not None and self._request.ahead.observed:
+            with contextlib.suppress(OSError):
+                self._touched = pages.own(self._request.proc.open, "self")[:_MOST_RANGES]
         keep = 3 + self._request.keep
         listener = self._request.listener
         needed = (
@@ -409,7 +417,8 @@ class Init:
     def _wait_for_start(self) -> None:
         channel = self._request.channel
         descriptors = (self._master,) if self._master >= 0 else ()
-        channel.send(Message.READY, descriptors, warnings=shortened(self._warnings), times=self._times)
+        warnings = shortened(self._warnings)
+        channel.send(Message.READY, descriptors, warnings=warnings, times=self._times, touched=self._touched)
         if self._master >= 0:
             os.close(self._master)
         if self._request.gate >= 0:

@@ -31,6 +31,7 @@ class InitProcess:
     console_fd: the pty's master, -1 without a terminal; the caller owns it
     warnings:   what the host could not give
     times:      (step, ns) of init's steps, when they were asked for
+    is_told:    whether it has been told to start
     """
 
     pid: int
@@ -42,6 +43,7 @@ class InitProcess:
     channel: Channel | None
     warnings: list[str] = field(default_factory=list)
     times: list[tuple[str, int]] = field(default_factory=list)
+    is_told: bool = False
 
     def start(self) -> None:
         """Let init execute the program.
@@ -52,7 +54,7 @@ class InitProcess:
             raise Conflict("cannot start a container that has been started before")
         channel, self.channel = self.channel, None
         try:
-            run_to_exec(channel)
+            run_to_exec(channel, is_told=self.is_told)
         finally:
             channel.close()
         try:
@@ -79,10 +81,14 @@ class InitProcess:
         self.cgroup.delete()
 
 
-def run_to_exec(channel: Channel) -> None:
-    """Say START and wait until the program runs.  Errors: those that init reports, SystemFailure."""
+def run_to_exec(channel: Channel, *, is_told: bool = False) -> None:
+    """Say START, unless it has been said, and wait until the program runs.
+
+    Errors: those that init reports, SystemFailure.
+    """
     try:
-        channel.send(Message.START)
+        if not is_told:
+            channel.send(Message.START)
         document, _ = channel.receive()
     except (BrokenPipeError, ConnectionResetError):
         raise SystemFailure("container init ended before it was started", step="start") from None
@@ -108,6 +114,7 @@ def create(
     new_keyring: bool = True,
     timed: bool = False,
     newborn: Newborn | None = None,
+    at_once: bool = False,
     meanwhile: Callable[[int], None] = lambda pid: None,
 ) -> InitProcess:
     """Make the container; its init waits for ``start``.  Nothing is left of it when this raises.
@@ -124,6 +131,7 @@ def create(
     new_keyring: leave the caller's session keyring behind
     timed:    measure init's steps
     newborn:  becomes init when it suits; ``sibling`` only
+    at_once:  ``start`` follows in any case: the program need not wait for it once ``meanwhile`` has returned
     meanwhile: called with init's pid, beside its work; what it raises ends the attempt
     Errors:   CommandNotFound, CommandNotExecutable, InvalidParameter (config.json cannot be honoured), Conflict (the
               cgroup is in use), SystemFailure(step, errno).
@@ -171,7 +179,10 @@ def create(
         if sibling and joining.needs_helper(joined, request.new):
             request.die_with_parent = False
         try:
-            born = _Birth(request, joined, ours, sibling=sibling, newborn=newborn, meanwhile=meanwhile).run()
+            birth = _Birth(
+                request, joined, ours, sibling=sibling, newborn=newborn, at_once=at_once, meanwhile=meanwhile
+            )
+            born = birth.run()
         except BaseException:
             ours.close()
             raise
@@ -198,9 +209,12 @@ class _Birth:
         *,
         sibling: bool,
         newborn: Newborn | None,
+        at_once: bool,
         meanwhile: Callable[[int], None],
     ) -> None:
         self._newborn = newborn
+        self._at_once = at_once
+        self._is_told = False
         self._meanwhile = meanwhile
         self._request = request
         self._joined = joined
@@ -240,6 +254,8 @@ class _Birth:
                 os.waitpid(pid, 0)
             os.close(pidfd)
             raise
+        if self._newborn is not None:
+            self._newborn.touched = [(address, length) for address, length in document["touched"]]
         return InitProcess(
             pid=pid,
             pidfd=pidfd,
@@ -250,6 +266,7 @@ class _Birth:
             channel=self._channel,
             warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
             times=[(name, duration) for name, duration in document["times"]],
+            is_told=self._is_told,
         )
 
     def _call_newborn(self) -> tuple[int, int]:
@@ -283,6 +300,7 @@ class _Birth:
         self._set_oom_score(pid)
         if not self._request.needs_parent:
             self._meanwhile(pid)
+            self._tell_at_once()
         answers: dict[str, Callable[[], Message]] = {
             Message.ARRIVED: lambda: self._prepare(pid),
             Message.MOUNTED: lambda: self._run_hooks(pid),
@@ -299,6 +317,15 @@ class _Birth:
             if message not in answers:
                 raise SystemFailure(f"container init said {message} instead of {Message.READY}", step="handshake")
             self._channel.send(answers.pop(message)())
+
+    def _tell_at_once(self) -> None:
+        """START lies ready when init gets there, unless hooks have to be waited for."""
+        entries = self._request.spec.get("hooks") or {}
+        if self._at_once and not any(entries.get(name) for name in hooks.OF_THE_RUNTIME):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # one that has ended says why
+                self._channel.send(Message.START)
+                self._is_told = True
 
     def _set_oom_score(self, pid: int) -> None:
         try:

@@ -335,7 +335,6 @@ def _cgroup_v1(root: int, destination: str, options: MountOptions, hierarchies: 
             os.mkdir(name, 0o755, dir_fd=base)
             source = kernel.clone_tree(target + cgroup_path)
             try:
-                kernel.mount_setattr(source, set_=options.set_, propagation=kernel.MS_PRIVATE)
                 point = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
                 try:
                     kernel.move_mount(source, point)
@@ -347,7 +346,7 @@ def _cgroup_v1(root: int, destination: str, options: MountOptions, hierarchies: 
             name = os.path.basename(target)
             if controller != name and "=" not in controller:
                 os.symlink(name, controller, dir_fd=base)
-        if options.set_ & kernel.MOUNT_ATTR_RDONLY:
-            kernel.mount_setattr(base, set_=kernel.MOUNT_ATTR_RDONLY)
+        # all of them in one call
+        kernel.mount_setattr(base, set_=options.set_, propagation=kernel.MS_PRIVATE, recursive=True)
     finally:
         os.close(base)

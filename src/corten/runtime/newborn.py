@@ -21,6 +21,7 @@ from typing import Any
 
 from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.manager import Cgroup
+from corten.linux import pages
 from corten.linux import process as kernel
 from corten.runtime import mounts, namespaces, seccomp, sources
 from corten.runtime.handshake import MOST_DESCRIPTORS, Channel, Message
@@ -35,6 +36,7 @@ class Newborn:
 
     pid, pidfd: of a child of the caller's own parent
     channel:    to it; the handshake of a start goes on there
+    touched:    the memory that it has written to, when it was observed and has become init
     """
 
     def __init__(self, kinds: frozenset[str], pid: int, pidfd: int, channel: Channel) -> None:
@@ -42,11 +44,17 @@ class Newborn:
         self.pid = pid
         self.pidfd = pidfd
         self.channel = channel
+        self.touched: list[pages.Range] = []
         self._is_told = False
 
     @classmethod
-    def bear(cls, kinds: Collection[str]) -> Newborn | None:
-        """kinds: the namespaces to make (``KINDS``); None where no init can or should be made ahead."""
+    def bear(cls, kinds: Collection[str], memory: list[pages.Range], *, observed: bool) -> Newborn | None:
+        """None where no init can or should be made ahead.
+
+        kinds:    the namespaces to make (``KINDS``)
+        memory:   that it will write to
+        observed: have it tell what it has written to
+        """
         wanted = KINDS & set(kinds)
         if "pid" not in wanted or Hierarchies.here().is_v2:
             return None
@@ -61,7 +69,7 @@ class Newborn:
             theirs.close()
             return None
         if pid == 0:
-            _live(theirs, wanted)
+            _live(theirs, wanted, memory, observed=observed)
         theirs.close()
         return cls(wanted, pid, pidfd, ours)
 
@@ -124,7 +132,7 @@ class Newborn:
         os.close(self.pidfd)
 
 
-def _live(channel: Channel, kinds: frozenset[str]) -> None:
+def _live(channel: Channel, kinds: frozenset[str], memory: list[pages.Range], *, observed: bool) -> None:
     """The child's whole life."""
     step = "start"
     try:
@@ -134,6 +142,7 @@ def _live(channel: Channel, kinds: frozenset[str]) -> None:
         proc = HostProc()
         if "network" in kinds:
             namespaces.loopback_up()
+        pages.make_own(memory)
         document, descriptors = channel.receive(1)
         if document is None:
             return
@@ -143,7 +152,7 @@ def _live(channel: Channel, kinds: frozenset[str]) -> None:
         profile = (spec.get("linux") or {}).get("seccomp")
         program = seccomp.compiled(profile, document["seccomp_cache"]) if profile else b""
         step = "mounts"
-        ahead = Ahead(program, mounts.make_ahead(spec, kinds))
+        ahead = Ahead(program, mounts.make_ahead(spec, kinds), observed)
         document, descriptors = channel.receive(MOST_DESCRIPTORS)
         if document is not None:
             _become(channel, proc, spec, document, descriptors, ahead)

@@ -183,6 +183,7 @@ def _run(
         die_with_parent=True,
         sibling=True,
         newborn=newborn,
+        at_once=streams is not None,
         meanwhile=meanwhile,
     )
     try:

@@ -47,6 +47,7 @@ from corten.shim.making import become_maker
 from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
 from corten.shim.streams import Streams
+from corten.shim.working_set import WorkingSet
 
 # someone outside the container may hold the program's pipes open: its output is waited for this long after its end
 _DRAIN_S = 1.0
@@ -419,10 +420,10 @@ class Shim:
         self._loop.running = False
 
 
-def run_shim(connection: int, ahead: list[str]) -> None:
+def run_shim(connection: int, ahead: list[str], working_set: WorkingSet) -> None:
     """The forked child's whole life.
 
-    ahead: see ``making.become_maker``
+    ahead, working_set: see ``making.become_maker``
 
     ``_signal`` and ``_socket`` stand for ``signal`` and ``socket`` wherever a shim passes by: the wrappers of those,
     with their enumerations, would cost a shim a quarter of a megabyte.
@@ -432,8 +433,9 @@ def run_shim(connection: int, ahead: list[str]) -> None:
     parent = os.getpid()
     if os.fork() == 0:
         ours.close()
-        become_maker(connection, theirs, parent, ahead)
+        become_maker(connection, theirs, parent, ahead, working_set)
     theirs.close()
+    working_set.close()
     shim = Shim(connection, ours)
     try:
         shim.run()

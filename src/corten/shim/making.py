@@ -22,6 +22,7 @@ import os
 from typing import Any
 
 from corten.errors import SystemFailure
+from corten.linux import pages
 from corten.linux import process as kernel
 from corten.logdriver.options import LogOptions
 from corten.logdriver.writers import check_writable
@@ -29,14 +30,18 @@ from corten.runtime.newborn import Newborn
 from corten.shim import control, handover, launch, protocol, self_care
 from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
+from corten.shim.working_set import INIT, MAKER, WorkingSet
 
 
-def become_maker(connection: int, channel: _socket.socket, parent: int, ahead: list[str]) -> None:
+def become_maker(
+    connection: int, channel: _socket.socket, parent: int, ahead: list[str], working_set: WorkingSet
+) -> None:
     """The child's whole life.
 
-    connection: to the daemon, which says what to make
-    channel:    to the shim
-    ahead:      the namespaces that the container will probably need new; none when what to make is known already
+    connection:  to the daemon, which says what to make
+    channel:     to the shim
+    ahead:       the namespaces that the container will probably need new; none when what to make is known already
+    working_set: what to copy while there is time
     """
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -45,11 +50,17 @@ def become_maker(connection: int, channel: _socket.socket, parent: int, ahead: l
         if os.getppid() != parent:
             return
         self_care.allow_oom_kill()
-        newborn = Newborn.bear(ahead)
+        newborn = Newborn.bear(ahead, working_set.of(INIT), observed=not working_set.knows(INIT))
+        if ahead:
+            pages.make_own(working_set.of(MAKER))
         daemon = _socket.socket(fileno=connection)
         packet = protocol.receive(daemon)
         if packet is not None:
             _answer(daemon, channel, packet, newborn)
+            if newborn is not None and newborn.touched:
+                working_set.tell(INIT, newborn.touched)
+            if not working_set.knows(MAKER):
+                working_set.tell_own(MAKER)
     finally:
         os._exit(0)
 

@@ -23,6 +23,7 @@ from corten.shim import protocol, self_care  # noqa: E402
 from corten.shim.lending import lend  # noqa: E402
 from corten.shim.main import run_shim  # noqa: E402
 from corten.shim.rehearsal import rehearse  # noqa: E402
+from corten.shim.working_set import WorkingSet  # noqa: E402
 
 
 def main(descriptor: int, scratch: str) -> None:
@@ -53,6 +54,7 @@ def main(descriptor: int, scratch: str) -> None:
     for stream in (0, 1, 2):
         os.dup2(quiet, stream, inheritable=True)
     os.close(quiet)
+    working_set = WorkingSet()
     gc.collect()
     gc.disable()
     gc.freeze()
@@ -61,6 +63,7 @@ def main(descriptor: int, scratch: str) -> None:
         if packet is None:
             return
         control = packet.descriptors.pop()
+        working_set.listen()
         # the name is given before the fork: it costs less here than in every child
         self_care.set_name(b"corten-shim")
         if os.fork() == 0:
@@ -69,7 +72,7 @@ def main(descriptor: int, scratch: str) -> None:
                 if packet.header["op"] == "lend":
                     lend(control, packet)
                 else:
-                    run_shim(control, packet.header.get("ahead") or [])
+                    run_shim(control, packet.header.get("ahead") or [], working_set)
             finally:
                 os._exit(0)
         self_care.set_name(b"corten-spawner")
