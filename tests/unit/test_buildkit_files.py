@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import pytest
 from buildkit_client import DIRECTORY, SYMLINK, Sender, Target, stat
 
 from corten.build.context import Context
+from corten.build.contexts import narrowed
+from corten.build.selection import find_sources, followed
 from corten.build.tree import resolve, walk
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
+from corten.buildkit.narrow import NarrowContext
 from corten.buildkit.proto.fsutil_pb2 import Packet, Stat
 from corten.buildkit.remembered import Remembered
 from corten.buildkit.sessions import Session, SessionInfo
@@ -474,3 +477,83 @@ def test_a_client_that_cannot_take_the_result(tree: Context) -> None:
                 await send_tree(session, 0, tree)
 
     run(work)
+
+
+# -- parts of a directory --------------------------------------------------------------------------------------------
+
+
+class Directory:
+    """A client that keeps to the paths that it is told to follow, for names without links and wildcards."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+        self.followed: list[list[str]] = []
+
+    async def send(self, call: ServerCall) -> None:
+        wanted = list(call.metadata.get("followpaths", ()))
+        self.followed.append(wanted)
+        chosen = {
+            path: data
+            for path, data in self.files.items()
+            if not wanted or any(path == item or path.startswith(f"{item}/") for item in wanted)
+        }
+        above = {"/".join(path.split("/")[:count]) for path in chosen for count in range(1, path.count("/") + 1)}
+        listed = [stat(path, 0o644, data) for path, data in chosen.items()]
+        listed += [stat(path, DIRECTORY | 0o755) for path in above]
+        await Sender(sorted(listed, key=lambda item: item.path.split(b"/")), chosen).send(call)
+
+
+def test_instructions_have_their_own_parts_listed(tmp_path: Path) -> None:
+    directory = Directory({"src/a": b"1", "src/b/c": b"2", "other/x": b"3", "readme": b"4"})
+
+    async def work() -> None:
+        async with client({"/moby.filesync.v1.FileSync/DiffCopy": directory.send}) as (session, _):
+
+            async def load(follow: Sequence[str]) -> SessionContext:
+                return await SessionContext.open(session, Wanted(name="context", follow=follow), tmp_path)
+
+            context = NarrowContext(session, load)
+
+            def use() -> None:
+                part = narrowed(context, ["./src/"])
+                assert part.names("") == ["src"]
+                assert [item.path for item in find_sources(part, ["src/*"])] == ["src/a", "src/b"]
+                assert narrowed(context, ["/src"]) is part
+                assert find_sources(narrowed(context, ["readme"]), ["readme"])[0].node.size == 1
+                assert directory.followed == [["src"], ["readme"]]
+                whole = narrowed(context, ["."])
+                assert whole.names("") == ["other", "readme", "src"]
+                assert narrowed(context, ["other/x"]) is whole
+                assert context.names("src/b") == ["c"]
+                assert len(directory.followed) == 3
+
+            await asyncio.to_thread(use)
+            context.close()
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "paths"),
+    [
+        ([], ()),
+        (["."], ()),
+        (["/"], ()),
+        (["a", "b"], ("a", "b")),
+        (["b/../a/"], ("a",)),
+        (["/../a"], ("a",)),
+        (["a/./b"], ("a/b",)),
+        (["src/*.go"], ("src/*.go",)),
+        (["src/**/x"], ("src",)),
+        (["**/x"], ()),
+        (["a", "!b"], ()),
+        ([" a"], ()),
+    ],
+)
+def test_what_a_client_has_to_list(patterns: list[str], paths: tuple[str, ...]) -> None:
+    assert followed(patterns) == paths
+
+
+def test_patterns_that_lead_out() -> None:
+    with pytest.raises(InvalidParameter, match="outside the build context"):
+        followed(["../x"])

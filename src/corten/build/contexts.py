@@ -6,9 +6,9 @@ means by it.  Source: docs.docker.com, "docker buildx build", ``--build-context`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from corten.build.tree import Tree
 from corten.oci import reference
@@ -22,6 +22,22 @@ class BuildContext(Tree, Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Narrowable(Protocol):
+    """A tree that is far away: it has no more of it listed than somebody needs."""
+
+    def narrowed(self, patterns: Sequence[str]) -> Tree:
+        """A tree that has everything that the patterns of a COPY can mean; of other files it need not know.
+
+        patterns: none for the whole tree
+        """
+        ...
+
+
+def narrowed(tree: Tree, patterns: Sequence[str]) -> Tree:
+    return tree.narrowed(patterns) if isinstance(tree, Narrowable) else tree
 
 
 @dataclass(frozen=True, slots=True)

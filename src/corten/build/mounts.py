@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corten.build.cache import key_of
+from corten.build.contexts import narrowed
 from corten.build.layer_tar import LayerTar, Wanted
 from corten.build.selection import Source, digest_of
 from corten.build.ssh_agent import forwarded
@@ -118,7 +119,7 @@ class RunMounts:
 
     def _context_source(self, mount: dict[str, str]) -> Source:
         path = cleaned(mount.get("source", "").lstrip("/"))
-        tree: Tree = self._build.named.tree(mount.get("from", "")) or self._build.context
+        tree = narrowed(self._build.named.tree(mount.get("from", "")) or self._build.context, [path])
         found = resolve(tree, path)
         if found is None:
             raise NotFound(f"failed to compute cache key: {path!r} of --mount is not in the build context")

@@ -67,6 +67,27 @@ def find_sources(tree: Tree, patterns: Sequence[str], *, parents: bool = False) 
     return found
 
 
+def followed(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Paths, with wildcards, above or at everything that patterns can mean: what BuildKit's clients follow.
+
+    () when that is the whole tree.
+    Errors: InvalidParameter (outside of the tree).
+    """
+    found = set()
+    for pattern in patterns:
+        parts: list[str] = []
+        for part in cleaned(_inside(pattern)).split("/"):
+            if part == "**":
+                break
+            parts.append(part)
+        path = "/".join(parts)
+        # a path that would be no path to the client's matcher
+        if not path or path.startswith("!") or path != path.strip():
+            return ()
+        found.add(path)
+    return tuple(sorted(found))
+
+
 def _inside(pattern: str) -> str:
     """An absolute path counts from the tree's root and cannot leave it."""
     if not pattern.startswith("/"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from corten.build import config, fetch, git
 from corten.build.cache import key_of
+from corten.build.contexts import narrowed
 from corten.build.layer_tar import LayerTar, Wanted, looks_like_archive
 from corten.build.owners import find_owner, read_mode
 from corten.build.selection import (
@@ -135,8 +136,12 @@ class TransferStep:
         return found
 
     def _find(self, tree: Tree, patterns: list[str]) -> list[Source]:
+        parents = self._instruction.parents
         try:
-            return find_sources(tree, patterns, parents=self._instruction.parents)
+            try:
+                return find_sources(narrowed(tree, patterns), patterns, parents=parents)
+            except MissingSource:
+                return find_sources(narrowed(tree, ()), patterns, parents=parents)  # to know what may have been meant
         except MissingSource as error:
             raise MissingSource(f"{self._keyword} failed: {error.message}") from None
         except InvalidParameter as error:

@@ -1,0 +1,82 @@
+"""A client's directory of which each instruction has only its own part listed.
+
+A context of 50,000 files of which one is copied costs a listing of one.  What an image's ONBUILD will copy is known
+late, so nothing is decided before an instruction asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from corten.build.contexts import BuildContext
+from corten.build.selection import followed
+from corten.build.tree import Node, Tree
+
+if TYPE_CHECKING:
+    from corten.buildkit.sessions import Session
+
+# paths to follow, () for everything
+Load = Callable[[Sequence[str]], Coroutine[Any, Any, BuildContext]]
+
+
+class NarrowContext:
+    """A ``BuildContext`` and ``Narrowable``.  Used in worker threads; ``load`` runs on the session's loop.
+
+    As a tree itself it is the whole directory.
+    Errors of all: those of ``load``, once for each part.
+    """
+
+    def __init__(self, session: Session, load: Load) -> None:
+        self._session = session
+        self._load = load
+        self._lock = threading.Lock()
+        self._parts: dict[tuple[str, ...], _Part] = {}
+
+    def narrowed(self, patterns: Sequence[str]) -> Tree:
+        """See ``Narrowable``."""
+        return self._part(followed(patterns))
+
+    def _part(self, paths: tuple[str, ...]) -> BuildContext:
+        with self._lock:
+            whole = self._parts.get(())
+            part = whole if whole is not None else self._parts.setdefault(paths, _Part())
+        with part.lock:
+            if part.error is not None:
+                raise part.error
+            if part.context is None:
+                try:
+                    part.context = self._session.wait_for(self._load(paths))
+                except Exception as error:
+                    part.error = error
+                    raise
+            return part.context
+
+    def node(self, path: str) -> Node | None:
+        return self._part(()).node(path)
+
+    def names(self, path: str) -> list[str]:
+        return self._part(()).names(path)
+
+    def chunks(self, path: str, node: Node) -> Iterator[bytes]:
+        return self._part(()).chunks(path, node)
+
+    def digest(self, path: str, node: Node) -> bytes:
+        return self._part(()).digest(path, node)
+
+    def find_dockerfile(self, name: str) -> bytes | None:
+        return self._part(()).find_dockerfile(name)
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            with part.lock:
+                if part.context is not None:
+                    part.context.close()
+
+
+class _Part:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.context: BuildContext | None = None
+        self.error: Exception | None = None
