@@ -123,6 +123,10 @@ LISTS = [
     ["volume", "ls"],
     ["volume", "ls", "--format", "{{.Name}} {{.Driver}} {{.Mountpoint}} {{.Labels}}"],
     ["system", "df"],
+    ["system", "df", "-v"],
+    ["system", "df", "-v", "--format", "{{len .Images}} {{range .Containers}}{{.Names}} {{.Size}}{{end}}"],
+    ["system", "df", "-v", "--format", "{{range .Images}}{{.ID}} {{end}}{{range .Volumes}}{{.Name}} {{.Size}}{{end}}"],
+    ["system", "df", "-v", "--format", "{{json .Volumes}}"],
     ["version", "-f", "{{.Server.Version}}"],
     ["info", "-f", "{{.Driver}} {{.NCPU}} {{.Containers}}"],
 ]
@@ -145,6 +149,22 @@ def test_the_same_as_docker_prints(daemon: Daemon, listed: None) -> None:
     for words in LISTS:
         theirs, ours = both(daemon, *words)
         assert _without_seconds(ours) == _without_seconds(theirs), words
+
+
+def test_what_builds_keep(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo kept > /kept\n")
+    image = daemon.corten("build", "-q", str(tmp_path)).stdout.strip()
+    for words in (
+        ["--format", "{{json .BuildCache}}"],
+        ["--format", "{{range .BuildCache}}{{.ID}} {{.Parent}}{{end}}"],
+        [],
+    ):
+        theirs, ours = both(daemon, "system", "df", "-v", *words)
+        theirs = theirs.replace("\\u003e", ">")
+        assert _without_seconds(ours) == _without_seconds(theirs), words
+    assert "echo kept" in daemon.corten("system", "df", "-v", "--format", "{{json .}}").stdout
+    daemon.corten("rmi", image)
+    daemon.corten("builder", "prune", "-af")
 
 
 @pytest.mark.parametrize("name", ["busybox", "listed", "listed-data"])

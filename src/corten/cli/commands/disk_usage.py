@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from corten.cli import flags
 from corten.cli.command import Command
-from corten.cli.commands import container_list, image, volume
 from corten.cli.render import FORMAT_HELP, Kind, Listing
 from corten.cli.units import decimal_size
-from corten.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,62 +101,19 @@ def _totals(usage: Document) -> list[_Total]:
     ]
 
 
-def _verbose(context: Context, usage: Document) -> None:
-    sections = (
-        (
-            "Images space usage:",
-            Listing(
-                image.KIND,
-                columns=(
-                    "Repository",
-                    "Tag",
-                    "ID",
-                    "CreatedSince",
-                    "Size",
-                    "SharedSize",
-                    "UniqueSize",
-                    "Containers",
-                ),
-            ),
-            [
-                row
-                for entry in usage.get("Images") or ()
-                for row in list(image.rows_of(entry, digests=False, trunc=True))[:1]
-            ],
-        ),
-        (
-            "Containers space usage:",
-            Listing(
-                container_list.KIND,
-                columns=("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names"),
-            ),
-            [
-                container_list.ContainerRow({**entry, "SizeRootFs": 0}, trunc=True)
-                for entry in usage.get("Containers") or ()
-            ],
-        ),
-        (
-            "Local Volumes space usage:",
-            Listing(volume.KIND, columns=("Name", "Links", "Size")),
-            list(usage.get("Volumes") or ()),
-        ),
-    )
-    for title, listing, rows in sections:
-        context.print(f"{title}\n")
-        listing.print(context, rows)
-        context.print()
-
-
 def _disk_usage(context: Context, options: flags.Options, _arguments: list[str]) -> None:
     source, verbose = options.text("format"), options.switch("verbose")
-    if verbose and source:
-        raise InvalidParameter("the verbose option doesn't support a format")
-    listing = Listing(KIND, source)
-    usage = context.api.get("/system/df")
     if verbose:
-        _verbose(context, usage)
-    else:
-        listing.print(context, _totals(usage))
+        from corten.cli.commands import disk_usage_detail as detail
+
+        usage = context.api.get("/system/df")
+        if source in ("", "table"):
+            detail.print_tables(context, usage)
+        else:
+            detail.print_by_template(context, usage, source)
+        return
+    listing = Listing(KIND, source)
+    listing.print(context, _totals(context.api.get("/system/df")))
 
 
 DISK_USAGE = Command(
@@ -168,5 +123,5 @@ DISK_USAGE = Command(
         flags.text("format", "", FORMAT_HELP),
         flags.switch("verbose", "v", "Show every image, container and volume"),
     ),
-    examples=("system df", "system df -v"),
+    examples=("system df", "system df -v", "system df -v --format '{{range .Volumes}}{{.Name}} {{.Size}}{{end}}'"),
 )
