@@ -96,15 +96,17 @@ class Assembly:
         return made
 
 
-def assemble(parts: list[Part], names: list[str], annotations: list[Annotation], *, oci: bool) -> Assembly:
-    """One manifest for one image without attestations, else an index.
+def assemble(
+    parts: list[Part], names: list[str], annotations: list[Annotation], *, oci: bool, index: bool = False
+) -> Assembly:
+    """One manifest for one image without attestations, unless an index is wanted; else an index.
 
     names: of the result, for the subjects of its attestations
     oci: OCI's media types; Docker's have neither annotations nor attestations
     Errors: InvalidParameter for annotations that have no place.
     """
     assembly = Assembly()
-    has_index = len(parts) > 1 or any(part.predicates for part in parts)
+    has_index = index or len(parts) > 1 or any(part.predicates for part in parts)
     if not has_index and any(item.kind.startswith("index") for item in annotations):
         raise InvalidParameter("index annotations not supported for single platform export")
     if not oci and (annotations or any(part.predicates for part in parts)):

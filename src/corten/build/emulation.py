@@ -44,3 +44,14 @@ def _serves(entry: str, machine: bytes) -> bool:
         and magic.startswith(b"\x7fELF")
         and magic[_MACHINE_OFFSET : _MACHINE_OFFSET + 2] == machine
     )
+
+
+def platforms_here() -> list[Platform]:
+    """What programs may be of: this machine's platform first, then what else it runs."""
+    own = this_machine()
+    found = [own]
+    for architecture in _MACHINES:
+        variants = ("v7", "v6") if architecture == "arm" else ("",)
+        candidates = (Platform(own.os, architecture, variant) for variant in variants)
+        found += [item for item in candidates if item != own and can_run(item)]
+    return found

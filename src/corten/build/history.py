@@ -38,6 +38,8 @@ class Record:
     context: where its files came from; dockerfile: its path; definition: its text
     arguments, labels, secrets (ids), target, platform, network, allow: as they were asked for
     materials: address of what came from outside -> digest; image: the result's id
+    attributes, exporters, response: of a build over BuildKit's protocol, as they were asked for and answered
+    part_of: the build of several platforms that this is one of; pinned: the client wants it kept
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(12))
@@ -62,6 +64,11 @@ class Record:
     image: str = ""
     steps: int = 0
     cached: int = 0
+    attributes: dict[str, str] = field(default_factory=dict)
+    exporters: list[Document] = field(default_factory=list)
+    response: dict[str, str] = field(default_factory=dict)
+    part_of: str = ""
+    pinned: bool = False
 
     def document(self) -> Document:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -113,7 +120,8 @@ class History:
         if not ref:
             rows = self._run(f"{order} ORDER BY started DESC LIMIT 1")
         else:
-            rows = self._run(f"{order} WHERE substr(id, 1, ?) = ? LIMIT 2", (len(ref), ref))
+            rows = self._run(f"{order} WHERE id = ?", (ref,))
+            rows = rows or self._run(f"{order} WHERE substr(id, 1, ?) = ? LIMIT 2", (len(ref), ref))
         if not rows:
             raise NotFound(f"no record found for build {ref}" if ref else "there is no build yet")
         if len(rows) > 1:

@@ -221,7 +221,7 @@ class RunMounts:
         if mount.get("source") and not mount.get("from"):
             raise InvalidParameter("--mount=type=cache: source is a place in what from names")
         sharing = mount.get("sharing") or "shared"
-        name = key_of("cache", mount.get("id") or mount["target"])[:32]
+        name = key_of("cache", *filter(None, (build.options.cache_namespace,)), mount.get("id") or mount["target"])[:32]
         if sharing == "locked":
             stack.enter_context(build.locks.locked(name, build.cancellation))
         elif sharing == "private":

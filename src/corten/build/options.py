@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from corten.build.workshop import Limits
@@ -17,6 +18,7 @@ class BuildOptions:
     agents: sockets of ssh agents by id
     explain: tell why a step was not cached
     structured: tell of steps (``corten.build.steps``) instead of the classic builder's lines
+    cache_namespace: keeps its cache mounts apart from those of other builds
     allow: entitlements that the client grants; fresh_stages: built without the cache, "*" for all of them
     squash: the result has one layer above its base; rewrite_times: no file of it is newer than SOURCE_DATE_EPOCH
     """
@@ -35,11 +37,12 @@ class BuildOptions:
     network: str = ""
     platform: str = ""
     limits: Limits = field(default_factory=Limits)
-    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
-    agents: dict[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    agents: Mapping[str, str] = field(default_factory=dict)
     explain: bool = False
     structured: bool = False
     allow: frozenset[str] = frozenset()
     fresh_stages: frozenset[str] = frozenset()
     squash: bool = False
     rewrite_times: bool = False
+    cache_namespace: str = ""

@@ -12,7 +12,13 @@ from corten.image.compression import DEFAULT_LIMITS
 from corten.image.pipes import iterated, peek
 
 _MAX_DOCKERFILE = 4 << 20
+ARCHIVE_START = 512
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+
+
+def is_archive(start: bytes) -> bool:
+    """start: the first ``ARCHIVE_START`` bytes"""
+    return start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
 
 
 def remote_context(
@@ -23,20 +29,21 @@ def remote_context(
     *,
     host_network: bool,
     dockerfile: str,
+    keep_git: bool = False,
 ) -> None:
     """Fill a context.
 
-    dockerfile: what a lone Dockerfile is called
+    dockerfile: what a lone Dockerfile is called; keep_git: the directory ".git" of a repository comes along
     Errors: InvalidParameter (address), Unavailable (network), Forbidden, Cancelled.
     """
     if git.is_git(address):
-        git.clone_into(context, address, scratch, cancellation, host_network=host_network)
+        git.clone_into(context, address, scratch, cancellation, host_network=host_network, keep_git=keep_git)
         return
     if not fetch.is_url(address):
         raise InvalidParameter(f"remoteURL ({address[:200]}) could not be recognized as URL")
     fetched = fetch.fetch(address, cancellation, host_network=host_network)
-    start, source = peek(iterated(fetched.chunks), 512)
-    if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
+    start, source = peek(iterated(fetched.chunks), ARCHIVE_START)
+    if is_archive(start):
         context.read_tar(source, DEFAULT_LIMITS)
         return
     content = b""

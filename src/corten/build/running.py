@@ -91,6 +91,7 @@ class RunStep:
             self._instruction.network or self._build.options.network,
             self._instruction.security if self._instruction.security == "insecure" else "",
             self._script.decode("utf-8", "surrogateescape"),
+            *filter(None, (self._build.options.limits.hostname,)),
         )
 
         def layer(intake: Intake, parent: Layer | None) -> Staged | None:
@@ -153,7 +154,7 @@ class RunStep:
             if code:
                 keep = not build.options.force_remove
                 command = " ".join(self._command)
-                raise BuildFailed(f"The command '{command}' returned a non-zero code: {code}", code)
+                raise BuildFailed(f"The command '{command}' returned a non-zero code: {code}", code, command)
             mounts.clean(container_id)
             staged = intake.changes(container_id, parent) if intake.has_changes(container_id) else None
             keep = not build.options.remove

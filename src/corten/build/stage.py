@@ -15,7 +15,9 @@ from corten.build.cache import key_of
 from corten.build.config import State
 from corten.build.layer_tar import NOTHING, LayerTar, Wanted
 from corten.build.selection import Source, digest_of
+from corten.build.step_names import StepNames
 from corten.build.tree import ROOT, RootTree, Tree
+from corten.build.workshop import BuildFailed
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.parser import parse_trigger
 from corten.dockerfile.words import WordError, expand, expand_words
@@ -62,6 +64,15 @@ class StageRun:
         self._has_command = False
         self._place = ""
         self._step: Step | None = None
+        self._names = StepNames(
+            stage, build.instructions(stage), self._base_image(), is_alone=len(build.file.stages) == 1
+        )
+
+    def _base_image(self) -> str:
+        """What FROM takes from outside, "" for an earlier stage or nothing."""
+        graph, name = self.build.graph, self.build.graph.images[self.stage.number]
+        is_outside = graph.base_stage(self.stage.number) is None and (name != "scratch" or name in self.build.named)
+        return name if is_outside else ""
 
     def tell(self, document: dict[str, Any]) -> None:
         if "status" in document and self._step is not None:
@@ -84,14 +95,14 @@ class StageRun:
         try:
             state = self._run_all()
         except BaseException as error:
-            self._end_step(str(error) or type(error).__name__)
+            self._end_step(str(error) or type(error).__name__, error)
             raise
         self._end_step()
         return state
 
-    def _end_step(self, error: str = "") -> None:
+    def _end_step(self, text: str = "", error: BaseException | None = None) -> None:
         if self._step is not None:
-            self._step.end(error)
+            self._step.end(text, error if isinstance(error, BuildFailed) else None)
 
     def _run_all(self) -> State:
         build = self.build
@@ -99,7 +110,7 @@ class StageRun:
         base = build.graph.base_stage(self.stage.number)
         if base is not None:
             build.result_of(base)  # the time until it is there is no time of this stage
-        self._announce(number, self.stage.start.original)
+        self._announce(number, self.stage.start)
         triggers = self._from()
         self.say(f" ---> {short(self.state.image)}\n")
         if triggers:
@@ -109,17 +120,19 @@ class StageRun:
             self._execute(parse_trigger(text))
         for instruction in build.instructions(self.stage):
             number += 1
-            self._announce(number, instruction.original)
+            self._announce(number, instruction)
             self._execute(instruction)
         if self.state.image:
             self.tell({"aux": {"ID": self.state.image}})
         return self.state
 
-    def _announce(self, number: int, original: str) -> None:
+    def _announce(self, number: int, instruction: ins.Instruction) -> None:
         self.build.cancellation.check()
         self._end_step()
-        self._step = self.build.steps.begin(f"{number}/{self.build.total_steps} {original}", self.stage.name)
-        self.say(f"Step {number}/{self.build.total_steps} : {original}")
+        name = f"{number}/{self.build.total_steps} {instruction.original}"
+        lines = (instruction.line.number, instruction.line.end)
+        self._step = self.build.steps.begin(name, self.stage.name, self._names.next(instruction), lines)
+        self.say(f"Step {number}/{self.build.total_steps} : {instruction.original}")
         self.say("\n")
 
     def _from(self) -> list[str]:

@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 
-from corten.build.workshop import Document, Report
+from corten.build.workshop import BuildFailed, Document, Report
 
 _KEPT_BYTES = 2 << 20  # of output in the history of one build
 _DOCUMENT_BYTES = 160
@@ -25,8 +25,18 @@ class Step:
         self._is_over = False
         self.is_cached = False
 
-    def begin(self, name: str, stage: str) -> None:
-        self._sink({"step": self._number, "name": name, "stage": stage, "started": time.time_ns()})
+    def begin(self, name: str, stage: str, shown: str, lines: tuple[int, int]) -> None:
+        """shown: what BuildKit's clients call it, "" for what they do not show; lines: first and last of it"""
+        self._sink(
+            {
+                "step": self._number,
+                "name": name,
+                "stage": stage,
+                "started": time.time_ns(),
+                "shown": shown,
+                "lines": list(lines),
+            }
+        )
 
     def output(self, text: str, *, is_error: bool) -> None:
         stream = 2 if is_error else 1
@@ -39,8 +49,8 @@ class Step:
     def not_cached(self, reason: str) -> None:
         self._sink({"step": self._number, "miss": reason})
 
-    def end(self, error: str = "") -> None:
-        """Once; later ends mean nothing."""
+    def end(self, error: str = "", failed: BuildFailed | None = None) -> None:
+        """Once; later ends mean nothing.  failed: a program's exit, when that is why"""
         if self._is_over:
             return
         self._is_over = True
@@ -49,6 +59,8 @@ class Step:
             document["cached"] = True
         if error:
             document["error"] = error
+        if failed is not None and failed.command:
+            document.update(command=failed.command, code=failed.code)
         self._sink(document)
 
 
@@ -67,11 +79,11 @@ class Steps:
         self._left_out = 0
         self.total = self.cached = 0
 
-    def begin(self, name: str, stage: str) -> Step:
+    def begin(self, name: str, stage: str, shown: str = "", lines: tuple[int, int] = (0, 0)) -> Step:
         with self._lock:
             self.total += 1
             step = Step(next(self._numbers), self._record)
-        step.begin(name, stage)
+        step.begin(name, stage, shown, lines)
         return step
 
     def warn(self, line: int, text: str) -> None:

@@ -19,11 +19,15 @@ class Cancelled(CortenError):
 
 
 class BuildFailed(CortenError):
-    """A step's program ended with an exit code that is not 0."""
+    """A step's program ended with an exit code that is not 0.
 
-    def __init__(self, message: str, code: int) -> None:
+    command: what was executed, as one line
+    """
+
+    def __init__(self, message: str, code: int, command: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.command = command
 
 
 class Cancellation:
@@ -81,6 +85,7 @@ class Limits:
     ulimits: tuple[tuple[str, int, int], ...] = ()
     cgroup_parent: str = ""
     extra_hosts: tuple[str, ...] = ()
+    hostname: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ class OutputRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compression: gzip, zstd or uncompressed; "" for the format's usual one; level: of it
     provenance: "", "min" or "max"; by_digest: a registry gets no tag
     cache: the images are no platforms of one result but what later builds may take steps from
+    index: also when there is one image; split: files in a directory for each platform; None when there are several
     """
 
     images: list[Result]
@@ -75,6 +76,8 @@ class OutputRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sbom: bool = False
     by_digest: bool = False
     cache: bool = False
+    index: bool = False
+    split: bool | None = None
 
 
 def decode_request(content: bytes) -> BuildRequest:

@@ -11,14 +11,14 @@ from typing import BinaryIO
 from corten.build.context import Context
 from corten.build.contexts import BuildContext, NamedContexts
 from corten.build.local_context import FileDigests, LocalContext, open_directory
-from corten.build.remote import remote_context
+from corten.build.remote import ARCHIVE_START, is_archive, remote_context
 from corten.build.tree import Tree
 from corten.build.workshop import Cancellation
 from corten.dockerapi.build import BuildQuery
 from corten.dockerapi.build_frames import LENGTH_BYTES, MAX_DOCUMENT_BYTES
 from corten.dockerapi.build_request import BuildRequest, ContextSource, decode_request
 from corten.errors import Conflict, InvalidParameter
-from corten.image.pipes import chunks_of, iterated
+from corten.image.pipes import chunks_of, iterated, peek
 
 _MAX_FRAME = 1 << 30
 
@@ -48,6 +48,31 @@ class Contexts:
 
     def close(self) -> None:
         self._held.close()
+
+    @property
+    def scratch(self) -> Path:
+        """A directory for files of contexts."""
+        return self._scratch
+
+    def hold(self, context: BuildContext) -> None:
+        """Close it with the others."""
+        self._held.callback(context.close)
+
+    def fetched(self, address: str, *, keep_git: bool = False) -> Context:
+        """From a URL or a repository.  Errors: those of ``remote_context``."""
+        context = self._new()
+        self._fetch(context, address, keep_git=keep_git)
+        return context
+
+    def unpacked(self, stream: BinaryIO) -> Context:
+        """From an archive; something else is a Dockerfile.  Errors: InvalidParameter, DataLoss."""
+        context = self._new()
+        start, source = peek(chunks_of(stream), ARCHIVE_START)
+        if is_archive(start):
+            context.read_tar(source)
+        else:
+            context.add_stream(self._query.dockerfile, iter(source, b""), mode=0o644)
+        return context
 
     def from_docker(self, stream: BinaryIO) -> Gathered:
         """The body is a tar, or there is an address.
@@ -109,7 +134,7 @@ class Contexts:
         context.ignore(dockerfile)
         return context
 
-    def _fetch(self, context: Context, address: str) -> None:
+    def _fetch(self, context: Context, address: str, *, keep_git: bool = False) -> None:
         remote_context(
             context,
             address,
@@ -117,6 +142,7 @@ class Contexts:
             self._cancellation,
             host_network=self._query.network == "host",
             dockerfile=self._query.dockerfile,
+            keep_git=keep_git,
         )
 
 

@@ -59,6 +59,12 @@ class BuildOutputs:
         self._history = history
         self._scratch = scratch
 
+    @contextlib.contextmanager
+    def files_of(self, image_id: str) -> Iterator[RootTree | None]:
+        """The files of an image within the block, None when it has none.  In a thread.  Errors: NotFound."""
+        with self._store.pin(image_id) as image, _root(self._store, image) as root:
+            yield root
+
     async def export(self, request: OutputRequest) -> Export:
         """A tar.  Errors: InvalidParameter, NotFound, before the first byte; DataLoss later."""
         if request.format == "registry":
@@ -102,9 +108,13 @@ class CheckedOutput:
             raise InvalidParameter(f"unknown output {request.format!r}: one of {', '.join(FORMATS)}")
         if not request.images:
             raise InvalidParameter("an output needs an image")
+        if request.split is False and len(request.images) > 1:
+            raise InvalidParameter("files of several platforms are put in a directory each (platform-split)")
         if request.provenance not in ("", *MODES):
             raise InvalidParameter(f"invalid mode of provenance: {request.provenance}")
-        if request.format == "docker" and (len(request.images) > 1 or request.provenance or request.sbom):
+        if request.format == "docker" and (
+            len(request.images) > 1 or request.provenance or request.sbom or request.index
+        ):
             raise InvalidParameter(
                 "docker exporter does not currently support exporting manifest lists: use type=oci or a registry"
             )
@@ -159,7 +169,8 @@ class _Work:
             )
             parts.append(part)
         names = [name.familiar for name in self._wanted.names]
-        return assemble(parts, names, self._wanted.annotations, oci=self._wanted.request.oci_types)
+        request = self._wanted.request
+        return assemble(parts, names, self._wanted.annotations, oci=request.oci_types, index=request.index)
 
     def _packed(self, image: Outgoing, outlet: Outlet) -> list[Descriptor]:
         return [self._blob(layer, outlet) for layer in image.layers]
@@ -237,27 +248,18 @@ class _Work:
 
     def _files(self) -> Iterator[bytes]:
         """The files of the results; those of several platforms in a directory each."""
+        split = self._wanted.request.split
+        if split is None:
+            split = len(self._images) > 1
         for number, (image, _, _) in enumerate(self._images):
-            target = f"/{str(from_document(image.config)).replace('/', '_')}" if len(self._images) > 1 else "/"
-            with self._root(image) as root:
+            target = f"/{str(from_document(image.config)).replace('/', '_')}" if split else "/"
+            with _root(self._store, image) as root:
                 sources = [Source(root, "", root.node("") or ROOT, "root")] if root is not None else []
                 yield from LayerTar(Wanted(sources, target, True, 0), None).members()
             for predicate_type, predicate in self._predicates(number, image):
                 content = encode(statement(predicate_type, predicate, []))
                 yield _file(f"{target.strip('/')}/{_STATEMENT_FILES[predicate_type]}".lstrip("/"), content)
         yield tarwrite.END
-
-    @contextlib.contextmanager
-    def _root(self, image: Image) -> Iterator[RootTree | None]:
-        if not image.layers:
-            yield None
-            return
-        with self._store.snapshotter.open_layer(image.layers[-1]) as descriptor:
-            tree = RootTree(descriptor)
-            try:
-                yield tree
-            finally:
-                tree.close()
 
     # -- registries ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +281,7 @@ class _Work:
         found: list[tuple[str, Document]] = []
         record, log = self._record(request.images[number].build)
         if request.sbom:
-            with self._root(image) as root:
+            with _root(self._store, image) as root:
                 name = self._wanted.names[0].familiar if self._wanted.names else image.id
                 found.append((SPDX, spdx(root, name, record.completed)))
         if request.provenance:
@@ -293,6 +295,19 @@ class _Work:
                 raise InvalidParameter("provenance needs the id of the build")
             return Record(), []
         return self._history.get(build), self._history.log(build)
+
+
+@contextlib.contextmanager
+def _root(store: ImageStore, image: Image) -> Iterator[RootTree | None]:
+    if not image.layers:
+        yield None
+        return
+    with store.snapshotter.open_layer(image.layers[-1]) as descriptor:
+        tree = RootTree(descriptor)
+        try:
+            yield tree
+        finally:
+            tree.close()
 
 
 def _file(name: str, content: bytes) -> bytes:

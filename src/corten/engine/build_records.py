@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from corten.build.build import Build
 from corten.build.history import CANCELED, COMPLETED, ERROR, Record
@@ -13,10 +14,12 @@ from corten.dockerapi.build import BuildQuery
 from corten.engine.build_contexts import Gathered
 
 
-def new_record(query: BuildQuery, options: BuildOptions, gathered: Gathered, lines: Sequence[str]) -> Record:
-    """Of a build that begins now."""
+def new_record(
+    query: BuildQuery, options: BuildOptions, gathered: Gathered, lines: Sequence[str], note: Mapping[str, Any]
+) -> Record:
+    """Of a build that begins now.  note: further fields"""
     context, name = _context(query, gathered)
-    return Record(
+    record = Record(
         name=query.tags[0] if query.tags else name,
         started=time.time_ns(),
         context=context,
@@ -31,6 +34,9 @@ def new_record(query: BuildQuery, options: BuildOptions, gathered: Gathered, lin
         allow=sorted(options.allow),
         tags=list(query.tags),
     )
+    for field, value in note.items():
+        setattr(record, field, value)
+    return record
 
 
 def _context(query: BuildQuery, gathered: Gathered) -> tuple[str, str]:
@@ -50,6 +56,7 @@ def finish_record(record: Record, build: Build, failure: str, *, cancelled: bool
     record.completed = time.time_ns()
     record.platform = str(build.platform)
     record.materials = dict(build.images.materials)
+    record.secrets = sorted(build.options.secrets)
     record.steps = build.steps.total
     record.cached = build.steps.cached
     record.image = build.image

@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from corten.build.workshop import Cancellation, Cancelled, Report, Step
@@ -22,7 +22,7 @@ from corten.dockerapi.container import (
     Ulimit,
 )
 from corten.dockerapi.queries import AttachQuery
-from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
+from corten.dockerapi.registry_auth import RegistryAuth
 from corten.engine.containers import Containers
 from corten.engine.registries import Registries
 from corten.errors import Conflict, CortenError, NotFound
@@ -38,7 +38,8 @@ _STDERR = 2
 class EngineWorkshop:
     """A ``Workshop`` over this engine's containers and registries, for one build.
 
-    credentials: by registry, as the client sent them; network: of steps that ask for none
+    credentials: of a registry, as the client gives them, called in the builds' threads
+    network: of steps that ask for none
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class EngineWorkshop:
         loop: asyncio.AbstractEventLoop,
         containers: Containers,
         registries: Registries,
-        credentials: Mapping[str, RegistryAuth],
+        credentials: Callable[[str], RegistryAuth],
         network: str,
     ) -> None:
         self._loop = loop
@@ -139,6 +140,7 @@ class EngineWorkshop:
             cmd=list(step.command),
             env=list(step.environment),
             healthcheck=HealthConfig(test=["NONE"]),
+            hostname=limits.hostname,
             host_config=host,
         )
 
@@ -146,7 +148,7 @@ class EngineWorkshop:
 
     def pull(self, name: str, platform: str, report: Report, cancellation: Cancellation) -> None:
         parsed = reference.parse(name).with_default_tag()
-        auth = credentials_for(self._credentials, parsed.domain)
+        auth = self._credentials(parsed.domain)
         documents = self._registries.pull(str(parsed), "", platform, auth)
         try:
             while True:

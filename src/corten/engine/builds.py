@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from corten.build.build import Build, BuildFailed, Place
@@ -20,7 +21,7 @@ from corten.build.workshop import Cancellation, Cancelled, Limits
 from corten.config import Config
 from corten.dockerapi.build import BuildQuery, PruneSpace
 from corten.dockerapi.build_request import BuildRequest
-from corten.dockerapi.registry_auth import RegistryAuth
+from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
 from corten.engine import filters as filtering
 from corten.engine.build_contexts import Contexts, Gathered
 from corten.engine.build_outputs import BuildOutputs
@@ -31,13 +32,29 @@ from corten.engine.events import Events
 from corten.engine.images import Images
 from corten.engine.registries import Registries
 from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
-from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
+from corten.errors import Conflict, CortenError, InvalidParameter, NotFound, Unauthorized, Unavailable
 from corten.image.store import ImageStore
 from corten.oci import reference
 from corten.oci.platform import parse_platform
 
 logger = logging.getLogger(__name__)
+CACHE_NOTE = "corten.build.cache"  # on an index: its images are what steps may be taken from
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A build whose contexts are there.
+
+    credentials: of a registry's host, called in the build's threads; note: what its record says beside the usual
+    """
+
+    query: BuildQuery
+    gathered: Gathered
+    options: BuildOptions
+    credentials: Callable[[str], RegistryAuth]
+    note: Document = field(default_factory=dict)
+    is_recorded: bool = True
 
 
 class Builds:
@@ -91,7 +108,7 @@ class Builds:
                 await self._containers.remove(container_id, force=True, volumes=True)
             self.cache.container_ended(container_id)
 
-    def _place(self, credentials: Mapping[str, RegistryAuth], network: str) -> Place:
+    def _place(self, credentials: Callable[[str], RegistryAuth], network: str) -> Place:
         workshop = EngineWorkshop(asyncio.get_running_loop(), self._containers, self._registries, credentials, network)
         made = Place(self._store, self.cache, workshop, self._scratch, self._secrets, self._caches)
         if self._template is None:
@@ -129,21 +146,10 @@ class Builds:
             contexts = Contexts(query, self._scratch, self._digests, cancellation)
             try:
                 gathered = await self._gather(contexts, query, body, cancellation)
-                options = _options(query, gathered.request)
-                build = await run_blocking(
-                    lambda place: Build(
-                        place,
-                        options,
-                        gathered.main,
-                        cancellation,
-                        named=gathered.named,
-                        dockerfile=gathered.dockerfile,
-                    ),
-                    self._place(credentials, query.network),
+                order = Order(
+                    query, gathered, _options(query, gathered.request), lambda host: credentials_for(credentials, host)
                 )
-                record = new_record(query, options, gathered, build.file.lines)
-                self.history.put(record)
-                async for document in self._recorded(record, build, names, cancellation):
+                async for document in self._run(order, names, cancellation):
                     yield document
             finally:
                 # a large file's room takes time to be given back, and is given back also when the client is gone
@@ -153,6 +159,68 @@ class Builds:
             self._running.discard(cancellation)
             self._idle.set()
             self._by_id.pop(query.id, None)
+
+    async def solve(self, order: Order, cancellation: Cancellation) -> AsyncIterator[Document]:
+        """The documents of a build whose contexts are there; the last one has the image's id.
+
+        Errors: what it fails with, BuildFailed for a step's program.
+        """
+        self._running.add(cancellation)
+        try:
+            async for document in self._run(order, None, cancellation):
+                yield document
+        finally:
+            self._running.discard(cancellation)
+            self._idle.set()
+
+    async def cached_images(self, name: reference.Reference, auth: RegistryAuth) -> list[str]:
+        """Images here, in whose history steps may be looked for: those of a cache at a registry, which are pulled.
+
+        What was built or pulled here under that name does when the registry does not answer.
+        Errors: NotFound, Unavailable, Unauthorized.
+        """
+        try:
+            found = await self._registries.members(name, auth, CACHE_NOTE)
+            for one in found:
+                async for document in self._registries.pull(one, "", "", auth):
+                    if "error" in document:
+                        raise Unavailable(document["error"])
+        except (NotFound, Unavailable, Unauthorized):
+            if not self._has_image(str(name)):
+                raise
+            return [str(name)]
+        return found
+
+    def contexts(self, query: BuildQuery, cancellation: Cancellation) -> Contexts:
+        """To be filled for ``solve`` in a thread, and to be closed after it."""
+        return Contexts(query, self._scratch, self._digests, cancellation)
+
+    @staticmethod
+    def options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
+        """Errors: InvalidParameter."""
+        return _options(query, request)
+
+    async def _run(
+        self, order: Order, names: list[reference.Reference] | None, cancellation: Cancellation
+    ) -> AsyncIterator[Document]:
+        """names: what to call the result; None for a caller who does that, and gets errors as exceptions"""
+        gathered = order.gathered
+        build = await run_blocking(
+            lambda place: Build(
+                place,
+                order.options,
+                gathered.main,
+                cancellation,
+                named=gathered.named,
+                dockerfile=gathered.dockerfile,
+            ),
+            self._place(order.credentials, order.query.network),
+        )
+        record = new_record(order.query, order.options, gathered, build.file.lines, order.note)
+        if order.is_recorded:
+            self.history.put(record)
+        async for document in self._recorded(record, build, names, cancellation, keep=order.is_recorded):
+            yield document
 
     async def _gather(
         self, contexts: Contexts, query: BuildQuery, body: AsyncIterator[bytes], cancellation: Cancellation
@@ -164,7 +232,13 @@ class Builds:
             raise
 
     async def _recorded(
-        self, record: Record, build: Build, names: list[reference.Reference], cancellation: Cancellation
+        self,
+        record: Record,
+        build: Build,
+        names: list[reference.Reference] | None,
+        cancellation: Cancellation,
+        *,
+        keep: bool,
     ) -> AsyncIterator[Document]:
         """The build's documents; what it came to is in the history when the last one is out."""
         if build.options.structured:
@@ -182,10 +256,11 @@ class Builds:
             raise
         finally:
             finish_record(record, build, failure, cancelled=cancellation.is_cancelled and failure == "the client left")
-            await asyncio.shield(run_blocking(self.history.put, record, build.steps.log()))
+            if keep:
+                await asyncio.shield(run_blocking(self.history.put, record, build.steps.log()))
 
     async def _documents(
-        self, build: Build, names: list[reference.Reference], cancellation: Cancellation
+        self, build: Build, names: list[reference.Reference] | None, cancellation: Cancellation
     ) -> AsyncGenerator[Document, None]:
         told = False
 
@@ -195,14 +270,16 @@ class Builds:
                     told = True
                     yield document
         except BuildFailed as error:
+            if names is None:
+                raise
             yield {"errorDetail": {"code": error.code, "message": error.message}, "error": error.message}
             return
         except Cancelled as error:
-            if not told:
+            if not told or names is None:
                 raise
             yield {"errorDetail": {"message": error.message}, "error": error.message}
             return
-        for name in names:
+        for name in names or ():
             await self._images.tag(build.image, name.repository, name.tag)
             if build.options.structured:
                 yield {"tagged": name.familiar}

@@ -177,6 +177,21 @@ class Registries:
         document: Document = await self._ask(lambda transport: describe(transport, name, _credentials(auth)))
         return document
 
+    async def members(self, name: Reference, auth: RegistryAuth, note: str) -> list[str]:
+        """Of an index with an annotation of that name each image by its digest, else the reference alone.
+
+        Errors: NotFound, Unavailable, Unauthorized.
+        """
+        from corten.registry.manifests import Lookup
+
+        def look(transport: Transport) -> Document:
+            return Lookup(self._registry, transport, str(name), _credentials(auth)).document()
+
+        document: Document = await self._ask(look)
+        if note not in (document.get("annotations") or {}):
+            return [str(name)]
+        return [f"{name.familiar_repository}@{item['digest']}" for item in document.get("manifests") or ()]
+
     async def search(self, term: str, limit: int, filters: Filters, auth: RegistryAuth) -> list[Document]:
         """Repositories whose name or description has ``term``.
 

@@ -93,7 +93,7 @@ def _inspect_history(context: Context, options: flags.Options, arguments: list[s
         if isinstance(value, dict):
             value = ", ".join(f"{key}={text}" for key, text in value.items())
         elif isinstance(value, list):
-            value = ", ".join(value)
+            value = ", ".join(item["type"] if isinstance(item, dict) else item for item in value)
         context.print(f"{name.replace('_', ' ').capitalize() + ':':<14}{value}")
     if record["definition"]:
         context.print(f"\n{record['definition']}")
