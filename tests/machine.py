@@ -125,6 +125,9 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "oras": (CLIENTS / "usr/bin/oras").exists,
     "umoci": lambda: shutil.which("umoci") is not None,
     "newest docker": (CLIENTS / "usr/bin/docker").exists,
+    "ssh-agent": lambda: shutil.which("ssh-agent") is not None,
+    "buildx": (CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx").exists,
+    "docker 20.10": lambda: _says_version("/usr/bin/docker", "20.10"),
     "newest compose": (CLIENTS / "usr/libexec/docker/cli-plugins/docker-compose").exists,
     "old compose": lambda: shutil.which("docker-compose") is not None,
     "node clients": lambda: shutil.which("node") is not None and (NODE / "node_modules/dockerode").exists(),
@@ -136,6 +139,12 @@ FEATURES: dict[str, Callable[[], bool]] = {
 
 def _has_apparmor() -> bool:
     return _words(Path("/sys/module/apparmor/parameters/enabled")) == ["Y"]
+
+
+def _says_version(command: str, version: str) -> bool:
+    if not Path(command).exists():
+        return False
+    return version in subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def _works(command: list[str]) -> bool:

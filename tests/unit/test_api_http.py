@@ -45,7 +45,7 @@ def test_ping_has_the_headers_that_clients_negotiate_with(client):
     assert answer.headers["api-version"] == "1.56"
     assert answer.headers["docker-experimental"] == "false"
     assert answer.headers["ostype"] == "linux"
-    assert answer.headers["builder-version"] == "1"
+    assert answer.headers["builder-version"] == "2"
     assert re.fullmatch(r"Corten/\S+ \(linux\)", answer.headers["server"])
     assert answer.headers["cache-control"] == "no-cache, no-store, must-revalidate"
     assert answer.headers["pragma"] == "no-cache"

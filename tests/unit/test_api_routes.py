@@ -389,7 +389,7 @@ def test_build(server, calls):
 @pytest.mark.parametrize(
     "parameters",
     [
-        "version=2", "session=abc", "remote=client-session", "isolation=hyperv", "memory=x",
+        "version=3", "session=abc", "remote=client-session", "isolation=hyperv", "memory=x",
         "cpushares=1.5",
         "buildargs=%5B", "buildargs=%7B%22a%22%3A1%7D", "labels=1", "cachefrom=x", "ulimits=%7B%7D",
         "securityopt=%5B%22seccomp%3Dunconfined%22%5D", "outputs=%5B%7B%22Type%22%3A%22tar%22%7D%5D", "target=absent",

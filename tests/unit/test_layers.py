@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"places"},
     "places": set(),
     "rootless": {"network", "runtime", "linux", "places"},
-    "api": {"api/http", "engine", "dockerapi", "buildkit", "grpc"},
+    "api": {"api/http", "api/buildkit", "engine", "dockerapi", "buildkit", "grpc"},
+    "api/buildkit": {"api/http", "engine", "build", "dockerfile", "image", "oci", "dockerapi", "buildkit", "grpc"},
     "api/http": {"dockerapi"},
     "network": {"linux"},
     "engine": {
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
 }
 # rooms within rooms, with rules of their own
-INNER = ("api/http", "registry/server")
+INNER = ("api/http", "api/buildkit", "registry/server")
 # what a fork per container pays for: nothing but the standard library
 STANDARD_ONLY = ("shim", "runtime", "cgroup", "linux")
 NO_THREADS = ("shim", "runtime", "cgroup", "linux")

@@ -94,19 +94,17 @@ def read_build_query(
     Errors: InvalidParameter, also for what only a builder with sessions can do.
     """
     if text("version") not in ("", "1"):
-        raise InvalidParameter(
-            f"builder version {text('version')} is not supported: this engine announces version 1 (DOCKER_BUILDKIT=0)"
-        )
-    if text("session"):
-        raise InvalidParameter("sessions of a build are not supported: use builder version 1 (DOCKER_BUILDKIT=0)")
-    if text("remote") == "client-session":
-        raise InvalidParameter("a context that comes through a session is not supported (DOCKER_BUILDKIT=0)")
+        raise InvalidParameter(f"invalid version {text('version')}: 1 and 2 are builders' versions")
+    if text("session") or text("remote") == "client-session":
+        raise InvalidParameter("builder version 1 has no sessions, version 2 has")
     if text("isolation") not in ("", "default"):
         raise InvalidParameter(f"Unsupported isolation: {text('isolation')!r}")
     if json_value(text("securityopt"), list[str] | None, "securityopt"):
         raise InvalidParameter("The daemon on this platform does not support setting security options on build")
     if json_value(text("outputs"), list[dict[str, Any]] | None, "outputs"):
-        raise InvalidParameter("outputs are not supported by builder version 1: the image store takes the result")
+        raise InvalidParameter(
+            "outputs are not supported by builder version 1, which gives its result to the image store"
+        )
     arguments = json_value(text("buildargs"), dict[str, str | None] | None, "build args") or {}
     return BuildQuery(
         dockerfile=text("dockerfile") or "Dockerfile",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from corten.api.buildkit.bridge import Bridge
+from corten.api.buildkit.control import Control
+from corten.api.buildkit.solving import solving_of
 from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from corten.buildkit.sessions import SessionInfo
 from corten.buildkit.tunnel import Tunnel
@@ -21,7 +24,8 @@ _HEALTH = "grpc.health.v1.Health"
 
 
 def handlers(engine: Engine) -> Mapping[str, Handler]:
-    """By path.  The Control service's other methods go in here."""
+    """By path."""
+    solving = solving_of(engine)
 
     async def session(call: ServerCall) -> None:
         """A session whose connection is tunnelled through this one."""
@@ -32,6 +36,8 @@ def handlers(engine: Engine) -> Mapping[str, Handler]:
         await tunnel.run()
 
     return {
+        **Control(engine, solving).handlers(),
+        **Bridge(engine, solving).handlers(),
         f"/{_CONTROL}/Session": session,
         f"/{_HEALTH}/Check": unary(_health),
     }

@@ -21,15 +21,32 @@ if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 
-async def build(engine: Engine, request: Request) -> StreamResponse:
+async def build(engine: Engine, request: Request) -> Response | StreamResponse:
     query = request.query
+    if query.text("version") == "2":
+        return await _build_2(engine, request)
     framed = request.headers.get("content-type", "") == MEDIA_TYPE
     wanted = replace(read_build_query(query.text, query.texts, query.flag), framed=framed)
     return progress_stream(engine.builds.build(wanted, request.body, credentials.all_of(request)))
 
 
+async def _build_2(engine: Engine, request: Request) -> Response | StreamResponse:
+    from corten.api.buildkit import posted
+    from corten.api.buildkit.solving import solving_of
+
+    solving = solving_of(engine)
+    if posted.is_upload(request.query):
+        await posted.take_upload(solving, request.query, request.body)
+        return Response(200)
+    return progress_stream(posted.build(solving, request.query, request.body, credentials.all_of(request)))
+
+
 async def cancel(engine: Engine, request: Request) -> Response:
     engine.builds.cancel(request.query.text("id"))
+    if len(engine.sessions):
+        from corten.api.buildkit.solving import solving_of
+
+        solving_of(engine).cancel(request.query.text("id"))
     return Response(200)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 _PING_HEADERS = (
-    ("Builder-Version", "1"),
+    ("Builder-Version", "2"),
     ("Swarm", "inactive"),
     ("Cache-Control", "no-cache, no-store, must-revalidate"),
     ("Pragma", "no-cache"),

@@ -1,0 +1,170 @@
+"""The Dockerfile frontend: attributes, the client's files and names become builds.
+
+Source: moby/buildkit, frontend/dockerui (where Dockerfile, ignore file and contexts come from).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from corten.api.buildkit import subrequests
+from corten.api.buildkit.attributes import Order
+from corten.api.buildkit.delivery import Built
+from corten.api.buildkit.failures import located
+from corten.api.buildkit.named import Sources
+from corten.api.buildkit.progress import of_part
+from corten.build.contexts import NamedContexts
+from corten.build.options import BuildOptions
+from corten.build.workshop import Cancellation
+from corten.buildkit.agents import SessionAgents
+from corten.buildkit.secrets import SessionSecrets
+from corten.dockerapi.build_request import BuildRequest
+from corten.dockerfile.parser import parse
+from corten.engine.build_contexts import Gathered
+from corten.engine.builds import Order as BuildOrder
+from corten.engine.streams import run_blocking
+from corten.errors import CortenError, InvalidParameter
+from corten.oci.platform import this_machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from corten.api.buildkit.clients import Client
+    from corten.api.buildkit.jobs import Job
+    from corten.build.contexts import BuildContext
+    from corten.buildkit.proto import control_pb2 as pb
+    from corten.engine.build_contexts import Contexts
+    from corten.engine.engine import Engine
+
+Document = dict[str, Any]
+
+
+@dataclass(slots=True)
+class FrontendResult:
+    """Images with their platforms as the client knows them, or the metadata of an answer."""
+
+    order: Order
+    built: list[Built] = field(default_factory=list)
+    platforms: list[str] = field(default_factory=list)
+    metadata: dict[str, bytes] = field(default_factory=dict)
+
+
+class Frontend:
+    """One call.  Use once."""
+
+    def __init__(
+        self, engine: Engine, job: Job, client: Client, order: Order, inputs: Mapping[str, pb.Definition]
+    ) -> None:
+        self._engine = engine
+        self._job = job
+        self._client = client
+        self._order = order
+        self._inputs = inputs
+        self._content = b""
+        self._agents: Mapping[str, str] = {}
+
+    async def run(self) -> FrontendResult:
+        """Errors: InvalidParameter, NotFound, DockerfileError, BuildFailed, Cancelled, those of pulls."""
+        if self._order.request == subrequests.DESCRIBE:
+            return FrontendResult(self._order, metadata=subrequests.answer(self._order, b""))
+        contexts = self._engine.builds.contexts(self._order.query, self._job.cancellation)
+        try:
+            return await self._run(contexts)
+        except CortenError as error:
+            failure = self._job.translator.failure
+            raise located(error, self._order.query.dockerfile, self._content, failure) from error
+        finally:
+            await asyncio.shield(self._close(contexts))
+
+    async def _close(self, contexts: Contexts) -> None:
+        if isinstance(self._agents, SessionAgents):
+            await self._agents.close()
+        await run_blocking(contexts.close)
+
+    async def _run(self, contexts: Contexts) -> FrontendResult:
+        sources = Sources(self._engine, self._job, self._client, self._order, self._inputs, contexts)
+        self._content = await sources.dockerfile()
+        if self._order.request:
+            return FrontendResult(self._order, metadata=subrequests.answer(self._order, self._content))
+        self._warn()
+        main = await sources.main()
+        options = await self._options(sources, contexts.scratch)
+        result = FrontendResult(self._order)
+        platforms = [str(item) for item in self._order.platforms] or [""]
+        for number, platform in enumerate(platforms):
+            named = await sources.named(platform)
+            result.built.append(await self._build(number, platform, main, named, options))
+            result.platforms.append(platform or str(this_machine()))
+        return result
+
+    def _warn(self) -> None:
+        """What the linter finds.  Errors: InvalidParameter when the Dockerfile wants that to be an error."""
+        name = self._order.query.dockerfile
+        found, is_error = subrequests.findings(parse(self._content), self._order.check)
+        if found and is_error:
+            rules = sorted({item.rule for item in found})
+            raise InvalidParameter(f"lint violation found for rules: {', '.join(rules)}")
+        source = self._content.decode("utf-8", "surrogateescape")
+        for item in found:
+            self._job.tell(
+                {"warning": item.message, "rule": item.rule, "line": item.line, "file": name, "source": source}
+            )
+
+    async def _options(self, sources: Sources, scratch: Path) -> BuildOptions:
+        order, wishes = self._order, self._job.wishes
+        query = replace(order.query, cache_from=tuple(await sources.cache_sources()))
+        epoch = next((output.epoch for output in wishes.outputs if output.epoch), "")
+        if epoch and "SOURCE_DATE_EPOCH" not in query.arguments:
+            query = replace(query, arguments={**query.arguments, "SOURCE_DATE_EPOCH": epoch})
+        request = BuildRequest(
+            allow=sorted(wishes.entitlements),
+            no_cache_filter=[name.lower() for name in order.fresh_stages],
+            structured=True,
+            rewrite_times=any(output.rewrite_times for output in wishes.outputs),
+        )
+        options = self._engine.builds.options(query, request)
+        session = await self._client.session()
+        if session is not None:
+            self._agents = SessionAgents(session, scratch)
+        return replace(
+            options,
+            secrets=SessionSecrets(session) if session is not None else {},
+            agents=self._agents,
+            cache_namespace=order.cache_namespace,
+            limits=replace(options.limits, hostname=order.hostname),
+        )
+
+    async def _build(self, number: int, platform: str, main: BuildContext, named: NamedContexts, options: Any) -> Built:
+        job, is_alone = self._job, len(self._order.platforms) < 2
+        query = replace(self._order.query, platform=platform, tags=self._names())
+        build = job.ref if not number else f"{job.ref}-{number}"
+        note: Document = {"id": build, "attributes": dict(job.attributes)}
+        session = await self._client.session()
+        if session is not None and not query.tags and not query.remote:
+            note["name"] = session.shared_key.partition(":")[0]  # clients make it of the directory's name
+        if number:
+            note["part_of"] = job.ref
+        order = BuildOrder(
+            query,
+            Gathered(main, named, BuildRequest(), self._content),
+            replace(options, platform=platform),
+            self._client.credentials_in_thread,
+            note,
+            is_recorded=not job.wishes.is_internal,
+        )
+        last: Document = {}
+        cancellation = Cancellation()  # which ends with its build; others may follow
+        documents = self._engine.builds.solve(order, cancellation)
+        with job.cancellation.calling(cancellation.cancel):
+            async with contextlib.aclosing(documents) as stream:  # type: ignore[type-var]
+                async for document in stream:
+                    last = document
+                    job.tell(of_part(document, number, "" if is_alone else platform))
+        return Built(last["aux"]["ID"], build, platform, tuple(last.get("stages", ())))
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for output in self._job.wishes.outputs for name in output.names)

@@ -1,0 +1,542 @@
+"""Builds of unmodified clients that speak BuildKit's protocol: buildx, the docker command of two ages, bake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemons import Daemon, Dockerd
+from machine import CLIENTS, lacking
+from registries import DockerRegistry
+
+pytestmark = [pytest.mark.needs("docker", "busybox", "newest docker", "buildx")]
+PLUGIN = CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx"
+NEWEST = str(CLIENTS / "usr/bin/docker")
+OLD = "/usr/bin/docker"
+DOCKERFILE = """FROM busybox AS base
+COPY src /src
+RUN echo made > /made
+FROM base
+ARG EXTRA=none
+WORKDIR /w
+RUN echo $EXTRA > /extra
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "p/src").mkdir(parents=True)
+    (tmp_path / "p/Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "p/src/one").write_text("one")
+    (tmp_path / "p/secret").write_text("hidden")
+    (tmp_path / "p/.dockerignore").write_text("secret\n")
+    return tmp_path / "p"
+
+
+@pytest.fixture(autouse=True)
+def clean(daemon: Daemon) -> Iterator[None]:
+    """The plugin is there; afterwards no image and no step of this test."""
+    plugins = daemon.directory / "cli-plugins"
+    plugins.mkdir(exist_ok=True)
+    if not (plugins / "docker-buildx").exists():
+        (plugins / "docker-buildx").symlink_to(PLUGIN)
+    before = set(daemon.docker("images", "-aq", "--no-trunc").stdout.split())
+    yield
+    daemon.remove_containers()
+    daemon.request("POST", "/v1.41/build/prune?all=1")
+    while left := set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before:
+        daemon.docker("rmi", "-f", *left, check=False)
+        if set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before == left:
+            raise AssertionError(f"images stay: {left}")
+    daemon.corten("builder", "history", "rm", "--all")
+    assert not list((daemon.data_root / "build/scratch").iterdir())
+
+
+def buildx(daemon: Daemon, *words: str, **options: Any) -> str:
+    """What it says, in both streams."""
+    done = daemon.run([NEWEST, "buildx", *words], **options)
+    return done.stdout + done.stderr
+
+
+def build(daemon: Daemon, *words: object, **options: Any) -> str:
+    return buildx(daemon, "build", "--progress=plain", *map(str, words), **options)
+
+
+def build_text(daemon: Daemon, directory: Path, text: str, *words: object, **options: Any) -> str:
+    (directory / "Dockerfile").write_text(text)
+    return build(daemon, *words, directory, **options)
+
+
+def shown(daemon: Daemon, image: str, *command: str) -> str:
+    return daemon.docker("run", "--rm", image, *command).stdout
+
+
+# -- one build --------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_its_progress_and_its_names(daemon: Daemon, project: Path) -> None:
+    said = build(daemon, "-t", "one", "-t", "two:2", "--build-arg", "EXTRA=x y", "--label", "l=v", project)
+    for words in (
+        "[internal] load build definition from Dockerfile",
+        "[internal] load build context",
+        "[base 1/3] FROM docker.io/library/busybox:latest",
+        "[base 3/3] RUN echo made > /made",
+        "[stage-1 1/2] WORKDIR /w",
+        "naming to docker.io/library/one:latest",
+    ):
+        assert words in said
+    assert shown(daemon, "one", "cat", "/extra", "/src/one") == "x y\none"
+    assert daemon.inspect("two:2")["Config"]["Labels"] == {"l": "v"}
+    assert daemon.inspect("two:2")["Config"]["WorkingDir"] == "/w"
+
+
+def test_the_second_time_everything_is_cached_and_one_change_is_built(daemon: Daemon, project: Path) -> None:
+    build(daemon, project)
+    assert build(daemon, project).count("CACHED") == 4
+    (project / "src/one").write_text("changed")
+    again = build(daemon, "-t", "changed", project)
+    assert again.count("CACHED") == 0
+    assert shown(daemon, "changed", "cat", "/src/one") == "changed"
+    (project / "secret").write_text("changed, and ignored")
+    assert build(daemon, project).count("CACHED") == 4
+    assert build(daemon, "--no-cache", project).count("CACHED") == 0
+    assert build(daemon, "--no-cache-filter", "base", project).count("CACHED") <= 2
+
+
+def test_what_clients_are_told_of_the_result(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    words = ["--iidfile", tmp_path / "id", "--metadata-file", tmp_path / "meta", "-t", "told"]
+    build(daemon, *words, project)
+    image = daemon.inspect("told")["Id"]
+    assert (tmp_path / "id").read_text() == image
+    document = json.loads((tmp_path / "meta").read_text())
+    assert document["containerimage.config.digest"] == document["containerimage.digest"] == image
+    assert document["image.name"] == "told:latest" or document["image.name"] == "docker.io/library/told:latest"
+    assert document["buildx.build.ref"].count("/") == 2
+    assert document["buildx.build.provenance"]["materials"]
+    assert buildx(daemon, "build", "-q", str(project)).strip() == image
+
+
+def test_a_program_that_fails_is_shown_with_its_line(daemon: Daemon, tmp_path: Path) -> None:
+    said = build_text(daemon, tmp_path, "FROM busybox\nRUN echo why >&2; exit 7\nRUN never\n", check=False)
+    assert "why" in said
+    assert 'process "/bin/sh -c echo why >&2; exit 7" did not complete successfully: exit code: 7' in said
+    assert re.search(r"2 \| >>> RUN echo why", said)
+    assert "never" not in said.split("Dockerfile:2")[0]
+    assert not daemon.docker("ps", "-aq").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "why"),
+    [
+        ("FROM busybox\nFOO x\n", (), r"parse error on line 2: unknown instruction: FOO"),
+        ("FROM busybox\nCOPY absent /\n", (), r"absent"),
+        ("FROM busybox\n", ("-f", "absent"), r"absent"),
+        ("FROM busybox\n", ("--target", "absent"), r"absent"),
+        ("", (), r"empty"),
+        ("# syntax=example/other\nFROM busybox\n", (), r"frontend example/other"),
+        ("FROM busybox\nRUN --security=insecure true\n", (), r"security.insecure"),
+        ("FROM busybox\nRUN --mount=type=secret,id=absent,required true\n", (), r"secret absent: not found"),
+        ("FROM busybox\n", ("--provenance=mode=max",), r"manifests, which the image store does not keep"),
+        ("FROM busybox\n", ("--platform=linux/amd64,linux/arm64",), r"one platform under a name"),
+        ("FROM busybox\n", ("--build-context=b=docker-image://UPPER",), r"UPPER"),
+        ("FROM busybox\n# check=error=true\n", ("--build-arg=BUILDKIT_SYNTAX=example/other",), r"example/other"),
+    ],
+)
+def test_mistakes_are_named(daemon: Daemon, tmp_path: Path, text: str, words: tuple[str, ...], why: str) -> None:
+    said = build_text(daemon, tmp_path, text, *words, check=False)
+    assert re.search(why, said), said
+    assert "ERROR" in said
+    assert not daemon.docker("ps", "-aq").stdout
+
+
+def test_a_cache_that_cannot_be_written_is_refused(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    said = build(daemon, "--cache-to", f"type=local,dest={tmp_path / 'cache'}", project, check=False)
+    assert "unknown cache exporter: 'local'" in said
+
+
+def test_two_builds_at_once(daemon: Daemon, tmp_path: Path) -> None:
+    text = "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /u; sleep 0.5\n"
+    found: list[str] = []
+
+    def work(number: int) -> None:
+        place = tmp_path / str(number)
+        place.mkdir()
+        build_text(daemon, place, text, "--iidfile", place / "id")
+        found.append((place / "id").read_text())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
+def test_a_client_that_goes_leaves_nothing(daemon: Daemon, tmp_path: Path, how: str) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo begun; sleep 60\n")
+    environment = {**os.environ, "DOCKER_HOST": daemon.host, "DOCKER_CONFIG": str(daemon.directory)}
+    command = [str(PLUGIN), "build", "--progress=plain", str(tmp_path)]
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if re.search(r"^#\d+ [\d.]+ begun", line):
+            break
+    assert daemon.docker("ps", "-q").stdout
+    running.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGKILL)
+    running.stderr.close()
+    running.wait(20)
+    deadline = time.monotonic() + 15
+    while daemon.docker("ps", "-aq").stdout:
+        assert time.monotonic() < deadline, "the step's container stays"
+        time.sleep(0.1)
+    deadline = time.monotonic() + 15
+    while daemon.corten("builder", "history", "ls", "--format", "{{.Status}}").stdout != "Canceled\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "canceled" in daemon.corten("builder", "history", "inspect").stdout
+
+
+# -- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def test_contexts_with_names(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/f").write_text("from another")
+    (tmp_path / "other/left").write_text("out")
+    (tmp_path / "other/.dockerignore").write_text("left\n")
+    build(daemon, "-t", "told", "--build-arg", "EXTRA=image", project)
+    text = "FROM base\nCOPY --from=files . /files\nRUN --mount=from=files,target=/m cat /m/f /extra > /both\n"
+    words = ["--build-context", f"files={tmp_path / 'other'}", "--build-context", "base=docker-image://told"]
+    (tmp_path / "third").mkdir()
+    build_text(daemon, tmp_path / "third", text, *words, "-t", "mixed")
+    assert shown(daemon, "mixed", "cat", "/both") == "from anotherimage\n"
+    assert shown(daemon, "mixed", "ls", "/files").split() == ["f"]
+
+
+def test_secrets_arguments_hosts_and_limits(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    text = (
+        "FROM busybox\nARG A\n"
+        "RUN --mount=type=secret,id=k --mount=type=secret,id=e,env=E cat /run/secrets/k | wc -c; echo $E $A\n"
+        "RUN cat /etc/hosts; df -k /dev/shm | tail -1; ulimit -n; hostname; ls /sys/class/net\n"
+    )
+    words = [
+        *("--secret", f"id=k,src={tmp_path / 'key'}", "--secret", "id=e,env=SECRET_E", "--build-arg", "A=arg"),
+        *("--add-host", "me:1.2.3.4", "--shm-size", "8m", "--ulimit", "nofile=77:77", "--network", "none"),
+        *("--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=inside"),
+    ]
+    os.environ["SECRET_E"] = "hush"
+    try:
+        said = build_text(daemon, tmp_path, text, *words)
+    finally:
+        del os.environ["SECRET_E"]
+    for words_of in (" 6\n", "hush arg", "1.2.3.4\tme", "8192", " 77\n", " inside\n"):
+        assert words_of in said, said
+    assert "eth0" not in said
+
+
+def test_an_agent_reaches_the_step(daemon: Daemon, tmp_path: Path) -> None:
+    lacking("ssh-agent")
+    path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        text = "FROM busybox\nRUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo agent at $SSH_AUTH_SOCK\n"
+        assert "agent at /run/buildkit/ssh_agent.0" in build_text(daemon, tmp_path, text, "--ssh", f"default={path}")
+        required = text.replace("type=ssh", "type=ssh,required=true")
+        assert "forwards no agent" in build_text(daemon, tmp_path, required, "--no-cache", check=False)
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+def test_the_dockerfile_and_the_context_from_standard_input(daemon: Daemon, project: Path) -> None:
+    said = build(daemon, "-f", "-", project, input="FROM busybox\nCOPY src/one /o\nRUN cat /o\n")
+    assert " one" in said
+    packed = subprocess.run(["tar", "-cC", str(project), "."], capture_output=True, check=True).stdout
+    done = subprocess.run(
+        [str(PLUGIN), "build", "-t", "piped", "-"],
+        input=packed,
+        env={**os.environ, "DOCKER_HOST": daemon.host, "DOCKER_CONFIG": str(daemon.directory)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown(daemon, "piped", "cat", "/src/one") == "one"
+
+
+# -- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def members(path: Path) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(path) as tar:
+        for entry in tar:
+            file = tar.extractfile(entry) if entry.isreg() else None
+            found[entry.name] = file.read() if file is not None else b""
+    return found
+
+
+def blob(layout: dict[str, bytes], digest: str) -> Any:
+    return json.loads(layout[f"blobs/sha256/{digest.partition(':')[2]}"])
+
+
+def test_files_and_archives_in_one_build(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    outputs = [
+        f"type=local,dest={tmp_path / 'files'}",
+        f"type=tar,dest={tmp_path / 'files.tar'}",
+        f"type=oci,dest={tmp_path / 'oci.tar'},annotation.k=v",
+        f"type=docker,dest={tmp_path / 'docker.tar'}",
+        "type=image",
+    ]
+    build(daemon, "-t", "many", *[word for output in outputs for word in ("-o", output)], project)
+    assert (tmp_path / "files/src/one").read_text() == "one"
+    assert (tmp_path / "files/bin/busybox").stat().st_mode & 0o777 == 0o755
+    assert members(tmp_path / "files.tar")["src/one"] == b"one"
+    layout = members(tmp_path / "oci.tar")
+    top = json.loads(layout["index.json"])["manifests"][0]
+    manifest = blob(layout, top["digest"])
+    assert manifest.get("annotations", {}) == {"k": "v"} or manifest["mediaType"].endswith("index.v1+json")
+    daemon.docker("rmi", "many")
+    assert "many" in daemon.docker("load", "-i", str(tmp_path / "docker.tar")).stdout
+    assert shown(daemon, "many", "cat", "/made") == "made\n"
+
+
+def test_attestations_and_platforms(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name in ("amd64", "arm64"):
+        (tmp_path / "c" / name).write_text(name)
+    text = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n"
+    words = ["--platform", "linux/amd64,linux/arm64", "-o", f"type=oci,dest={tmp_path / 'o.tar'}"]
+    said = build_text(daemon, tmp_path / "c", text, *words, "--provenance=mode=max", "--sbom=true")
+    assert "[linux/arm64 1/1] COPY arm64 /arch" in said or "[linux/arm64 1/1] COPY $TARGETARCH /arch" in said
+    layout = members(tmp_path / "o.tar")
+    index = blob(layout, json.loads(layout["index.json"])["manifests"][0]["digest"])
+    platforms = [item["platform"]["architecture"] for item in index["manifests"]]
+    assert platforms == ["amd64", "arm64", "unknown", "unknown"]
+    kinds = {
+        layer["annotations"]["in-toto.io/predicate-type"]
+        for layer in blob(layout, index["manifests"][2]["digest"])["layers"]
+    }
+    assert kinds == {"https://slsa.dev/provenance/v1", "https://spdx.dev/Document"}
+    build(daemon, *words[:2], "-o", tmp_path / "files", tmp_path / "c")
+    assert (tmp_path / "files/linux_arm64/arch").read_text() == "arm64"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    lacking("docker-registry")
+    made = DockerRegistry(tmp_path / "registry")
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_push_and_caches_at_a_registry(
+    daemon: Daemon, project: Path, tmp_path: Path, registry: DockerRegistry
+) -> None:
+    name = f"{registry.netloc}/app:1"
+    cache = f"type=registry,ref={registry.netloc}/cache:1"
+    said = build(
+        daemon, "--push", "-t", name, "--cache-to", f"{cache},mode=max", "--metadata-file", tmp_path / "m", project
+    )
+    assert "pushing manifest for" in said
+    digest = json.loads((tmp_path / "m").read_text())["containerimage.digest"]
+    assert digest != daemon.inspect(name)["Id"]
+    daemon.docker("rmi", name)
+    daemon.request("POST", "/v1.41/build/prune?all=1")
+    again = build(daemon, "--cache-from", cache, "--metadata-file", tmp_path / "m2", project)
+    assert again.count("CACHED") >= 3, again
+    absent = build(daemon, "--cache-from", f"type=registry,ref={registry.netloc}/absent:1", project)
+    assert "absent" in absent
+    assert daemon.docker("pull", f"{registry.netloc}/app@{digest}").returncode == 0
+
+
+# -- everything else a builder does -----------------------------------------------------------------------------------
+
+
+def test_questions_about_a_dockerfile(daemon: Daemon, tmp_path: Path) -> None:
+    text = "# base is the beginning\nFROM busybox AS base\nARG WORD=1\nfrom base as Last\nMAINTAINER me\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    done = daemon.run([NEWEST, "buildx", "build", "--check", str(tmp_path)], check=False)
+    assert done.returncode == 1
+    assert "MaintainerDeprecated" in done.stdout
+    assert "Dockerfile:5" in done.stdout
+    outline = buildx(daemon, "build", "--call", "outline", "--target", "base", str(tmp_path))
+    assert re.search(r"WORD\s+1", outline)
+    assert "is the beginning" in buildx(daemon, "build", "--call", "targets", str(tmp_path))
+    (tmp_path / "Dockerfile").write_text("FROM busybox\n")
+    assert "no warnings" in buildx(daemon, "build", "--check", str(tmp_path))
+    assert not buildx(daemon, "history", "ls").splitlines()[1:]
+
+
+def test_warnings_and_errors_of_the_linter(daemon: Daemon, tmp_path: Path) -> None:
+    text = "FROM busybox\nMAINTAINER me\n"
+    assert "MaintainerDeprecated" in build_text(daemon, tmp_path, text)
+    said = build_text(daemon, tmp_path, f"# check=error=true\n{text}", check=False)
+    assert "lint violation found for rules: MaintainerDeprecated" in said
+
+
+def test_the_builder_its_cache_and_its_history(daemon: Daemon, project: Path) -> None:
+    assert re.search(r"default\W+.*running.*linux/", buildx(daemon, "ls"), re.DOTALL)
+    assert "Platforms:" in buildx(daemon, "inspect")
+    build(daemon, project)
+    build_text(daemon, project, "FROM busybox\nRUN exit 3\n", check=False)
+    used = buildx(daemon, "du", "--verbose")
+    assert "RUN echo made" in used or "echo made" in used
+    assert len(buildx(daemon, "du", "--filter", "type=exec.cachemount").splitlines()) < len(used.splitlines())
+    listed = buildx(daemon, "history", "ls")
+    assert [word for word in ("Completed", "Error") if word in listed] == ["Completed", "Error"]
+    good = next(line.split()[0] for line in listed.splitlines() if "Completed" in line)
+    assert "[base 3/3] RUN echo made > /made" in buildx(daemon, "history", "logs", good)
+    assert "busybox" in buildx(daemon, "history", "inspect", good)
+    buildx(daemon, "history", "rm", good)
+    assert good not in buildx(daemon, "history", "ls")
+    pruned = buildx(daemon, "prune", "-af")
+    assert "Total:" in pruned
+    assert "echo made" not in buildx(daemon, "du", "--verbose")
+
+
+def test_bake_gives_one_target_to_another(daemon: Daemon, project: Path) -> None:
+    (project / "bake.json").write_text(
+        json.dumps(
+            {
+                "group": {"default": {"targets": ["one", "two"]}},
+                "target": {
+                    "one": {"context": ".", "args": {"EXTRA": "baked"}, "tags": ["bake/one"]},
+                    "two": {
+                        "context": ".",
+                        "dockerfile-inline": "FROM base\nCOPY src/one /again\nRUN cat /extra\n",
+                        "contexts": {"base": "target:one"},
+                        "tags": ["bake/two"],
+                    },
+                },
+            }
+        )
+    )
+    said = buildx(daemon, "bake", "--progress=plain", "-f", "bake.json", cwd=project)
+    assert "baked" in said
+    assert shown(daemon, "bake/two", "cat", "/again", "/extra") == "onebaked\n"
+    assert shown(daemon, "bake/one", "cat", "/made") == "made\n"
+
+
+# -- the docker command -----------------------------------------------------------------------------------------------
+
+
+def test_docker_build_of_the_newest_client(daemon: Daemon, project: Path) -> None:
+    done = daemon.run([NEWEST, "build", "-t", "plain", str(project)])
+    assert "naming to docker.io/library/plain" in done.stderr
+    assert shown(daemon, "plain", "cat", "/made") == "made\n"
+
+
+@pytest.mark.needs("docker 20.10")
+def test_docker_build_of_20_10(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    words = ["-t", "old", "--build-arg", "EXTRA=x", "--label", "l=v", "--iidfile", str(tmp_path / "id")]
+    done = daemon.run([OLD, "build", "--progress=plain", *words, str(project)])
+    assert "[base 3/3] RUN echo made > /made" in done.stderr
+    image = daemon.inspect("old")
+    assert (tmp_path / "id").read_text() == image["Id"]
+    assert image["Config"]["Labels"] == {"l": "v"}
+    assert shown(daemon, "old", "cat", "/extra") == "x\n"
+    quiet = daemon.run([OLD, "build", "-q", "--build-arg", "EXTRA=x", "--label", "l=v", str(project)])
+    assert quiet.stdout.strip() == image["Id"]
+    (tmp_path / "key").write_text("s3cret")
+    text = "FROM busybox\nRUN --mount=type=secret,id=k cat /run/secrets/k > /k\n"
+    secret = ["--secret", f"id=k,src={tmp_path / 'key'}", "-o", str(tmp_path / "out")]
+    daemon.run([OLD, "build", *secret, "-f", "-", str(project)], input=text)
+    assert (tmp_path / "out/k").read_text() == "s3cret"
+    failed = daemon.run([OLD, "build", "--progress=plain", "-"], input="FROM busybox\nRUN exit 5\n", check=False)
+    assert failed.returncode == 1
+    assert "exit code: 5" in failed.stderr
+
+
+@pytest.mark.needs("docker 20.10")
+def test_docker_build_of_20_10_takes_an_archive(daemon: Daemon, project: Path) -> None:
+    archive = project.parent / "context.tar"
+    subprocess.run(["tar", "-cf", str(archive), "-C", str(project), "."], check=True)
+    with open(archive, "rb") as source:
+        daemon.run([OLD, "build", "-t", "archive", "-"], stdin=source)
+    assert shown(daemon, "archive", "cat", "/src/one") == "one"
+
+
+def test_the_classic_builder_is_still_there(daemon: Daemon, project: Path) -> None:
+    done = daemon.run(["env", "DOCKER_BUILDKIT=0", "docker", "build", "-t", "classic", str(project)])
+    assert "Successfully tagged classic:latest" in done.stdout
+
+
+# -- beside dockerd's BuildKit ----------------------------------------------------------------------------------------
+
+SAME = {
+    "copies and runs": "FROM busybox\nCOPY src /src\nRUN echo a > /a\nENV A=b C=d\nCMD [\"x\"]\nEXPOSE 80\n",
+    "stages": "FROM busybox AS b\nRUN echo made > /made\nFROM busybox\nCOPY --from=b --chmod=600 /made /c\nUSER 5\n",
+    "links and modes": "FROM busybox\nCOPY --chown=5:6 src/one /deep/er/one\nRUN ln -s one /deep/er/two\nVOLUME /v\n",
+    "scratch": "FROM scratch\nCOPY src /\nLABEL a=b\nENTRYPOINT [\"/one\"]\n",
+    "places": "FROM busybox\nWORKDIR /w/x\nCOPY src/one .\nADD src y/\nRUN mv one two\nWORKDIR ../z\n",
+}  # fmt: skip
+
+
+def files_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with tarfile.open(path) as tar:
+        for entry in tar:
+            name = entry.name.strip("/")
+            if name.split("/")[0] in ("dev", "proc", "sys", "") or name in ("etc", "etc/hosts", "etc/resolv.conf"):
+                continue
+            file = tar.extractfile(entry) if entry.isreg() else None
+            content = file.read() if file is not None else b""
+            found[name] = (entry.type, entry.mode, entry.uid, entry.gid, entry.linkname, content)
+    return found
+
+
+@pytest.mark.needs("dockerd")
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_files_and_configuration_as_dockerd_s(
+    daemon: Daemon, dockerd: Dockerd, project: Path, tmp_path: Path, name: str
+) -> None:
+    (project / "Dockerfile").write_text(SAME[name])
+    plugins = dockerd.directory / "cli-plugins"
+    plugins.mkdir(exist_ok=True)
+    if not (plugins / "docker-buildx").exists():
+        (plugins / "docker-buildx").symlink_to(PLUGIN)
+    results = []
+    for number, engine in enumerate((dockerd, daemon)):
+        out = tmp_path / f"{number}.tar"
+        for words in (["-t", "case"], ["-o", f"type=tar,dest={out}"]):
+            # neither has a network to give to steps
+            engine.run([NEWEST, "buildx", "build", "--network=none", *words, str(project)])
+        config = json.loads(engine.docker("inspect", "case").stdout)[0]["Config"]
+        config["WorkingDir"] = config["WorkingDir"].removesuffix("/")  # BuildKit writes what is so without it
+        ignored = ("Image", "ArgsEscaped")  # of the classic builder; of Windows
+        results.append((files_of(out), {key: value for key, value in config.items() if value and key not in ignored}))
+        engine.docker("rmi", "case")
+    assert results[1] == results[0]
+
+
+def test_a_raw_connection_that_is_no_buildkit(daemon: Daemon) -> None:
+    """Garbage after the upgrade ends the connection, not the daemon."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.socket))
+        sock.sendall(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + b"\0" * 4096)
+        received = b""
+        while piece := sock.recv(4096):
+            received += piece
+    assert b"101" in received.split(b"\r\n")[0]
+    assert daemon.answers()
