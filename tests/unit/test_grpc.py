@@ -399,6 +399,20 @@ def test_a_call_that_is_left_is_cancelled_there() -> None:
     run(work)
 
 
+def test_nothing_can_be_sent_after_the_end_and_the_connection_lives_on() -> None:
+    async def work() -> None:
+        async with ours() as (channel, _):
+            async with await channel.stream("/t.T/Count") as call:
+                await call.send(b"abc")
+                await call.half_close()
+                with pytest.raises(GrpcError, match="this side has ended the call"):
+                    await call.send(b"d")
+                assert await call.receive() == b"3"
+            assert await channel.unary("/t.T/Reverse", b"ab") == b"ba"
+
+    run(work)
+
+
 def test_a_lost_connection_ends_calls() -> None:
     async def work() -> None:
         async with ours() as (channel, _):

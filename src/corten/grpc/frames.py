@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 class FrameCutter:
     """skip: bytes before the first frame, which come as a frame of no kind (-1)
 
-    largest: bytes of a payload; what announces more is passed on at once, for h2 to refuse
+    largest: bytes of a payload
     """
 
     def __init__(self, skip: int, largest: int) -> None:
@@ -37,6 +37,7 @@ class FrameCutter:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
+        """Errors: ValueError for a frame that is too large."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -51,7 +52,7 @@ class FrameCutter:
             size = int.from_bytes(view[position : position + 3], "big")
             end = position + HEAD + size
             if size > self._largest:
-                end = len(view)
+                raise ValueError(f"a frame of {size} bytes")
             if end > len(view):
                 break
             stream = int.from_bytes(view[position + 5 : position + HEAD], "big") & 0x7FFFFFFF

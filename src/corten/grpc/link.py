@@ -133,7 +133,8 @@ class Link(asyncio.Protocol):
                 if self._broken is not None:
                     return
         except (ProtocolError, ValueError, IndexError) as error:
-            # h2 has prepared the GOAWAY that tells why
+            with contextlib.suppress(ProtocolError):  # unless h2 has done so already
+                self._h2.close_connection(ErrorCodes.PROTOCOL_ERROR)
             self._break(GrpcError(Code.INTERNAL, f"the other side violates HTTP/2: {error or type(error).__name__}"))
             return
         if self._broken is None:

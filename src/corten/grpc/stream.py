@@ -151,6 +151,8 @@ class Stream:
                 while position < len(view) or (last and not self.ended_here):
                     if self.error is not None:
                         raise self.error
+                    if self.ended_here:
+                        raise GrpcError(Code.CANCELLED, "nothing can be sent any more: this side has ended the call")
                     room = self._link.room(self.id)
                     if not room and position < len(view):
                         await self._wait_for_room()
