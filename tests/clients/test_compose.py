@@ -15,6 +15,7 @@ import pytest
 
 from daemons import Daemon
 from machine import CLIENTS
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox", "nf_tables")]
 
@@ -138,22 +139,15 @@ def test_changes_are_watched(networked: Daemon, tmp_path: Path) -> None:
             [*compose, "watch", "--no-up"], cwd=tmp_path, env=environment, stdout=said, stderr=said
         )
     try:
-        until(lambda: "enabled" in (tmp_path / "said").read_text())
+        until(lambda: "enabled" in (tmp_path / "said").read_text(), 60)
         (tmp_path / "site/page").write_text("second\n")
         served = ["exec", "watched-app-1", "cat", "/site/page"]
-        until(lambda: networked.docker(*served, check=False).stdout == "second\n")
+        until(lambda: networked.docker(*served, check=False).stdout == "second\n", 60)
     finally:
         watching.terminate()
         watching.wait(20)
         networked.run([*compose, "down", "-v", "-t", "0"], cwd=tmp_path)
         networked.docker("rmi", "watched:1")
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_what_is_wrong_is_said(networked: Daemon, compose: tuple[Compose, int, str]) -> None:

@@ -6,13 +6,13 @@ import json
 import signal
 import socket
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from daemons import BIN, Daemon
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
@@ -38,14 +38,6 @@ def configured(tmp_path: Path, busybox_tar: Path, cgroup_parent: str):
         made.start()
     made.remove_containers()
     made.stop()
-
-
-def until(condition, timeout_s: float = 10):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def open_stream(daemon: Daemon, request: bytes, *, head_only: bool = False) -> socket.socket:

@@ -13,6 +13,7 @@ import pytest
 
 import machine
 from daemons import Daemon
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
@@ -21,14 +22,6 @@ INSTALLED = [
     for name in ("runc", "crun")
 ]
 runtimes = pytest.mark.parametrize("runtime", INSTALLED)
-
-
-def until(condition, timeout_s: float = 10):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def state_of(daemon, runtime: str) -> set[str]:

@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from machine import lacking
+from waiting import until
 
 pytestmark = pytest.mark.needs("busybox")
 
@@ -29,13 +29,6 @@ def run(words: list[str], *, check: bool = True, stdin: str = "", **more: Any) -
     if check:
         assert done.returncode == 0, f"{words}: {done.stderr}"
     return done
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def remove_groups(pattern: str) -> None:

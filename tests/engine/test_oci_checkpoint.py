@@ -6,13 +6,14 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from runtime_support import Oci, make_spec
 
 from machine import CLIENTS
+from waiting import until
 
 pytestmark = pytest.mark.needs("busybox", "criu")
 
@@ -41,13 +42,6 @@ def start(oci: Oci, name: str, *words: str) -> None:
         command = oci.command(*words, "-d", "-b", str(oci.bundle), name)
         done = subprocess.run(command, stdin=null, stdout=output, stderr=output, timeout=60, check=False)
     assert done.returncode == 0, (oci.bundle / "output").read_text()
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def count(oci: Oci) -> int:

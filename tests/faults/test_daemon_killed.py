@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from daemons import Daemon
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
-
-
-def wait_for(check, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_containers_are_found_again_and_exits_are_known(fresh_daemon) -> None:
@@ -32,7 +26,7 @@ def test_containers_are_found_again_and_exits_are_known(fresh_daemon) -> None:
     daemon.kill()
     time.sleep(2.5)
     daemon.start()
-    wait_for(lambda: daemon.inspect("ends")["State"]["Status"] == "exited")
+    until(lambda: daemon.inspect("ends")["State"]["Status"] == "exited")
     assert daemon.inspect("ends")["State"]["ExitCode"] == 7
     assert daemon.docker("logs", "ends").stdout.splitlines() == [f"line {number}" for number in range(40)]
     state = daemon.inspect("stays")["State"]
@@ -53,7 +47,7 @@ def test_shim_that_does_not_answer_is_asked_again(fresh_daemon) -> None:
         assert daemon.inspect("stuck")["State"]["Running"] is True
     finally:
         os.kill(shim, signal.SIGCONT)
-    wait_for(lambda: daemon.docker("exec", "stuck", "echo", "alive", check=False).stdout == "alive\n", 20)
+    until(lambda: daemon.docker("exec", "stuck", "echo", "alive", check=False).stdout == "alive\n", 20)
     assert daemon.inspect("stuck")["State"]["Pid"] == pid
 
 

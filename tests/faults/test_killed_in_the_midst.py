@@ -8,26 +8,19 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from daemons import Daemon
 from machine import EMULATED
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
 LINES = 3000
 # prints its numbers as fast as a pipe takes them, with a pause now and then
 COUNT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 100)) -gt 0 ] || sleep 0.1; done; exit "
-
-
-def until(check: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def shim_of(daemon: Daemon, name: str) -> int:

@@ -12,13 +12,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from registries import CortenRegistry
+from waiting import until
 
 CONTENT = os.urandom(3_000_000)
 CONFIG = b"{}"
@@ -67,13 +67,6 @@ def kill(registry: CortenRegistry) -> None:
     registry.process.wait(10)
     registry.process = None
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-
-
-def until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def check_store(registry: CortenRegistry) -> int:

@@ -9,7 +9,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -697,14 +696,6 @@ class Client:
     def ask(self, method, path, body=None, headers=None) -> Answer:
         self.request(method, path, body, headers)
         return self.read_answer(method)
-
-
-def eventually(condition, timeout=5.0):
-    """Wait until another thread has made it true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def flood(sock: socket.socket, block: bytes, limit: int) -> int:

@@ -7,7 +7,9 @@ import socket
 import threading
 
 import pytest
-from api_fakes import ApiServer, eventually, flood, frame
+from api_fakes import ApiServer, flood, frame
+
+from waiting import until
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -86,7 +88,7 @@ def test_both_directions_and_the_end_of_each(server):
         assert client.read_exactly(10) == b"last words"
         program.close()
         assert client.receive() == b""
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
 
 
 @pytest.mark.parametrize("headers", [UPGRADE, {}])
@@ -182,7 +184,7 @@ def test_a_client_that_vanishes_closes_the_stream(server):
         client.read_head()
         client.sock.close()
         assert program.recv(10) == b""
-        eventually(lambda: server.server.connections == 0)
+        until(lambda: server.server.connections == 0)
         with pytest.raises(BrokenPipeError):
             program.sendall(b"x")
 
@@ -194,7 +196,7 @@ def test_a_client_that_vanishes_after_the_end_of_its_input_is_noticed(server):
         client.end_sending()
         assert program.recv(10) == b""
         client.sock.close()
-        eventually(lambda: server.server.connections == 0)
+        until(lambda: server.server.connections == 0)
 
 
 def test_a_slow_reader_holds_the_program_back(server):
@@ -310,9 +312,9 @@ def test_sessions_leave_no_descriptor_behind(server):
         (program if number % 2 else client.sock).close()
 
     session(0)
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(40):
         session(number)
-    eventually(lambda: server.server.connections == 0)
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    until(lambda: server.server.connections == 0)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)

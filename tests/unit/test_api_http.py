@@ -7,9 +7,10 @@ import socket
 import time
 
 import pytest
-from api_fakes import ApiServer, eventually, flood
+from api_fakes import ApiServer, flood
 
 from corten.api.http.messages import Limits
+from waiting import until
 
 TARGET = "/containers/web/archive?path=/in"
 
@@ -285,9 +286,9 @@ def test_an_upload_whose_client_vanishes_ends(server):
     with server.connect() as client:
         client.send(f"PUT {TARGET} HTTP/1.1\r\nContent-Length: 100\r\n\r\nabc".encode())
         assert server.engine.containers.entered.wait(5)
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
     calls = server.engine.calls
-    eventually(lambda: calls.cancelled == ["archive_put"] or calls.last()[0] == "archive_put_failed")
+    until(lambda: calls.cancelled == ["archive_put"] or calls.last()[0] == "archive_put_failed")
 
 
 def test_an_upload_that_nobody_reads_is_held_back(server):
@@ -387,8 +388,8 @@ def test_a_client_that_leaves_cancels_what_only_it_wanted(server):
     with server.connect() as client:
         client.request("POST", "/containers/web/wait")
         client.read_head()
-    eventually(lambda: server.engine.calls.cancelled == ["wait"])
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.engine.calls.cancelled == ["wait"])
+    until(lambda: server.server.connections == 0)
 
 
 def test_a_client_that_closed_its_sending_half_is_still_answered(server):
@@ -405,17 +406,17 @@ def test_a_half_closed_client_that_leaves_later_is_noticed(server):
         client.request("POST", "/containers/web/wait")
         client.end_sending()
         client.read_head()
-    eventually(lambda: server.engine.calls.cancelled == ["wait"])
+    until(lambda: server.engine.calls.cancelled == ["wait"])
 
 
 def test_a_change_is_finished_although_its_client_has_left(server):
     with server.connect() as client:
         client.request("POST", "/containers/web/stop?t=99")
         assert server.engine.containers.entered.wait(5)
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
     assert server.engine.calls.cancelled == []
     server.call(server.engine.containers.release.set)
-    eventually(lambda: server.engine.calls.finished == ["stop"])
+    until(lambda: server.engine.calls.finished == ["stop"])
 
 
 def test_following_logs_ends_with_the_client(server):
@@ -424,7 +425,7 @@ def test_following_logs_ends_with_the_client(server):
         client.read_head()
         client.read_chunk()
         assert server.engine.containers.entered.wait(5)
-    eventually(lambda: server.engine.calls.finished == ["logs"])
+    until(lambda: server.engine.calls.finished == ["logs"])
 
 
 def test_an_error_within_a_raw_stream_cuts_the_connection(server):
@@ -498,7 +499,7 @@ def test_close_does_not_wait_longer_than_its_grace():
 def test_connections_leave_nothing_behind(server):
     with server.connect() as client:
         client.ask("GET", "/_ping")
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(100):
         with server.connect() as client:
@@ -507,7 +508,7 @@ def test_connections_leave_nothing_behind(server):
             else:
                 client.request("GET", "/containers/web/logs?stdout=1&follow=1")
                 client.read_head()
-    eventually(lambda: server.server.connections == 0)
+    until(lambda: server.server.connections == 0)
     assert len(os.listdir("/proc/self/fd")) <= before
 
 

@@ -5,12 +5,13 @@ import json
 from urllib.parse import quote
 
 import pytest
-from api_fakes import STAT, ApiServer, eventually, frame, path_stat
+from api_fakes import STAT, ApiServer, frame, path_stat
 
 from corten.api.routes import ROUTES
 from corten.dockerapi.build import BuildQuery, PruneSpace
 from corten.dockerapi.container import Ulimit
 from corten.dockerapi.queries import CommitQuery, ImportQuery, LogQuery
+from waiting import until
 
 SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -262,7 +263,7 @@ def test_streamed_statistics_end_with_the_client(server):
         client.request("GET", "/containers/web/stats")
         client.read_head()
         assert [client.read_chunk() for _ in range(3)] == [b'{"read":0}\n', b'{"read":1}\n', b'{"read":2}\n']
-    eventually(lambda: finished == ["stats"])
+    until(lambda: finished == ["stats"])
 
 
 def test_archive_head_get_and_put(server, calls):

@@ -7,7 +7,7 @@ import ssl
 import threading
 
 import pytest
-from api_fakes import ApiServer, Client, eventually, frame
+from api_fakes import ApiServer, Client, frame
 
 from certificates import HAS_OPENSSL, make_certificates
 from corten import config
@@ -17,6 +17,7 @@ from corten.api.tcp import TcpOptions
 from corten.client.address import Tls
 from corten.client.api import Api
 from corten.errors import DataLoss, InvalidParameter, Unavailable
+from waiting import until
 
 PLAIN = TcpOptions(allow_unauthenticated=True, names=("docker",))
 
@@ -165,7 +166,7 @@ def test_handshakes_under_way_are_limited(pki):
                     except OSError:
                         return False
 
-                eventually(served)
+                until(served)
 
 
 def test_connections_are_limited():
@@ -177,7 +178,7 @@ def test_connections_are_limited():
             assert answer.status == 503
             assert answer.message == "too many clients are connected"
         first.sock.close()
-        eventually(lambda: server.ask("GET", "/_ping").status == 200)
+        until(lambda: server.ask("GET", "/_ping").status == 200)
 
 
 # -- streams over TLS -------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_output_may_end_before_input_over_tls(pki):
             program.sendall(frame(1, b"x" * 300_000))
             program.close()
             assert b"".join(stream) == frame(1, b"x" * 300_000)
-        eventually(lambda: server.server.connections == 0)
+        until(lambda: server.server.connections == 0)
 
 
 def test_a_client_that_vanishes_over_tls_ends_its_stream(pki):
@@ -224,7 +225,7 @@ def test_a_client_that_vanishes_over_tls_ends_its_stream(pki):
         assert client.read_head()[0] == 200
         assert server.engine.containers.entered.wait(5)
         client.sock.close()
-        eventually(lambda: server.engine.calls.finished == ["logs"])
+        until(lambda: server.engine.calls.finished == ["logs"])
 
 
 def test_a_client_that_vanishes_over_plain_tcp_ends_its_stream():
@@ -234,7 +235,7 @@ def test_a_client_that_vanishes_over_plain_tcp_ends_its_stream():
         assert client.read_head()[0] == 200
         assert server.engine.containers.entered.wait(5)
         client.sock.close()
-        eventually(lambda: server.engine.calls.finished == ["logs"])
+        until(lambda: server.engine.calls.finished == ["logs"])
 
 
 def test_large_bodies_over_tls(pki):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from api_fakes import ApiServer, eventually
+from api_fakes import ApiServer
 from buildkit_client import CallTransport, control, session, session_headers
 
 from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -17,6 +17,7 @@ from corten.buildkit.sessions import Session, Sessions
 from corten.errors import NotFound, NotImplementedYet, Unavailable
 from corten.grpc.server import ServerCall, serve, unary
 from corten.grpc.status import Code, GrpcError
+from waiting import until
 
 SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
 
@@ -64,7 +65,7 @@ def test_a_session_is_known_while_its_connection_lasts(server: ApiServer) -> Non
             assert await there(server, found(server, "context:abc")) is made
             with pytest.raises(NotImplementedYet):
                 made.require("/x.Y/Z", "sends no files")
-        eventually(lambda: len(server.engine.sessions) == 0)
+        until(lambda: len(server.engine.sessions) == 0)
         with pytest.raises(NotFound, match="no active session for abc"):
             await there(server, found(server, "abc", 0.05))
 
@@ -146,7 +147,7 @@ def test_a_session_within_a_call_of_the_control_service(server: ApiServer) -> No
                 assert link.closed.done() is False
                 await call.half_close()
                 await running
-            eventually(lambda: len(server.engine.sessions) == 0)
+            until(lambda: len(server.engine.sessions) == 0)
 
     scene(work)
 

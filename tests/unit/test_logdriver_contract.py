@@ -18,6 +18,7 @@ from corten.logdriver.reader import open_reader
 from corten.logdriver.reading import ReadRequest
 from corten.logdriver.rotation import compress_piece
 from corten.logdriver.writers import open_writer
+from waiting import until
 
 T0 = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -99,13 +100,6 @@ PLAIN = {"json-file": {}, "local": {"compress": "false"}}
 
 def opened(log, **options):
     return log.open(**{**PLAIN[log.driver], **options})
-
-
-def wait_until(condition, timeout=10.0):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.005)
 
 
 # -- entries ----------------------------------------------------------------------------------------------------
@@ -353,7 +347,7 @@ def test_rotated_files_are_compressed_aside(log):
     opened(log, max_size="20k", max_file="3", compress="true")
     for number in range(700):
         log.write(f"line {number:060}\n")
-    wait_until(lambda: "c.log.2.gz" in log.files())
+    until(lambda: "c.log.2.gz" in log.files())
     log.end()
     found = numbers(log.text())
     assert found == list(range(found[0], 700))
@@ -613,7 +607,7 @@ def test_non_blocking_drops_whole_lines_when_the_disk_is_slow(log):
 def test_non_blocking_goes_on_after_its_process_was_killed(log):
     opened(log, mode="non-blocking")
     log.write("one\n")
-    wait_until(lambda: log.text() == b"one\n")
+    until(lambda: log.text() == b"one\n")
     signal.pidfd_send_signal(log.writer._child, signal.SIGKILL)
     select.select([log.writer._child], [], [], 5)
     log.write("lost or not\n")
