@@ -291,6 +291,19 @@ def test_a_place_is_taken_once(host):
         resolve(**host)
 
 
+def test_a_volume_that_is_named_twice_is_made_as_the_first_one_wishes():
+    def wish(target: str, size: str) -> Mount:
+        driver = DriverConfig(options={"o": f"size={size}"})
+        options = VolumeOptions(labels={"size": size}, driver_config=driver)
+        return Mount(type="volume", source="data", target=target, volume_options=options)
+
+    points = resolve(mounts=[wish("/z", "1m"), wish("/a", "2m")])
+    assert [point.destination for point in points] == ["/a", "/z"]
+    assert [point.labels for point in points] == [{"size": "1m"}] * 2
+    assert [point.driver_options for point in points] == [{"o": "size=1m"}] * 2
+    assert resolve(binds=["data:/b"], mounts=[wish("/a", "2m")])[0].driver_options == {}
+
+
 def test_volumes_of_the_image_give_way():
     points = resolve(binds=["/a:/x"], tmpfs={"/t": ""}, volumes={"/x": {}, "/t/": {}, "/y": {}})
     assert {point.destination: point.type for point in points} == {"/x": "bind", "/t": "tmpfs", "/y": "volume"}

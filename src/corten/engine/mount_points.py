@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +80,19 @@ def resolve_mount_points(
     for destination in volumes:
         target = _plain_destination(destination)
         points.setdefault(target, anonymous_volume(target))
-    return sorted(points.values(), key=lambda point: (point.destination.count("/"), point.destination))
+    chosen_points = _with_first_options(points.values())
+    return sorted(chosen_points, key=lambda point: (point.destination.count("/"), point.destination))
+
+
+def _with_first_options(points: Iterable[MountPoint]) -> Iterator[MountPoint]:
+    """A volume that is named several times is made as the first one wishes it, in the client's order."""
+    first: dict[str, MountPoint] = {}
+    for point in points:
+        if point.type == "volume" and point.name:
+            chosen = first.setdefault(point.name, point)
+            yield replace(point, labels=chosen.labels, driver_options=chosen.driver_options)
+        else:
+            yield point
 
 
 def _plain_destination(path: str) -> str:

@@ -56,7 +56,10 @@ class VolumeStore:
         return row
 
     def ensure(self, name: str, labels: dict[str, str], options: dict[str, str]) -> bool:
-        """Make a volume unless it is there; True when it was made.  Errors: InvalidParameter, Conflict."""
+        """Make a volume unless one of this name is there, whatever its options; True when it was made.
+
+        Errors: InvalidParameter.
+        """
         place = self.path(name)
         try:
             check_options(options)
@@ -66,9 +69,7 @@ class VolumeStore:
             known = self.table.find(name)
             if known is not None:
                 if options and known.options != options:
-                    raise Conflict(
-                        f"create {name}: conflict: volume name must be unique: it exists with other driver options"
-                    )
+                    logger.info("volume %s exists with other options, which it keeps", name)
                 return False
             place.parent.mkdir(mode=0o701, exist_ok=True)
             place.mkdir(mode=0o755, exist_ok=True)

@@ -43,9 +43,9 @@ class Volumes:
         return self._table.users(name)
 
     async def create(self, request: VolumeCreate) -> dict[str, Any]:
-        """The new volume, or the one of that name.
+        """The new volume, or the one of that name as it is.
 
-        Errors: InvalidParameter (name, options), NotFound (driver), Conflict (it exists with other options).
+        Errors: InvalidParameter (name, options), NotFound (driver).
         """
         name = request.name or secrets.token_hex(32)
         if request.driver not in ("", "local"):
