@@ -71,8 +71,11 @@ def fake_proc(target: Target) -> str:
             endings.append("refused" if done.returncode in (125, 126, 127) else "ran")
             assert done.returncode in (0, 1, 125, 126, 127), done.stderr
     for extra in (["-v", "/proc"], ["-v", f"{target.canary}:/proc"], ["-v", f"{target.canary}:/proc/sys/kernel"]):
-        done = target.run(*extra, "busybox", "sh", "-c", "echo tried; echo x > /proc/sys/kernel/core_pattern")
+        words = ["--sysctl", "kernel.msgmax=4096", *extra]
+        done = target.run(*words, "busybox", "sh", "-c", "echo tried; echo x > /proc/sys/kernel/core_pattern")
         endings.append("refused" if done.returncode in (125, 126, 127) else "ran")
+        # what the container's own program wrote to a directory that it was given is none of the runtime's
+        (target.canary / "core_pattern").unlink(missing_ok=True)
         fresh = {path.name for path in target.canary.iterdir()} - {"file"}
         escaped_if(fresh, f"the runtime wrote into a fake procfs: {sorted(fresh)}")
     assert len(endings) == 9
