@@ -3,7 +3,7 @@
 Usage: as_user.py ACCOUNT COMMAND…, as root.  ACCOUNT is JSON: name, uid, home, subids ([first, count] or null), visible
 (directories that the user must be able to reach), group (a control group to be in, or "").  Nothing on the machine is
 changed: the files that name users are covered by copies, closed directories above the interpreter by empty ones, and
-/dev/net/tun is as most machines have it.
+/dev/net/tun and /dev/fuse are as most machines have them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def main() -> None:
         mount.mount("tmpfs", "/dev/net", "tmpfs")
         os.mknod("/dev/net/tun", 0o20666, os.makedev(10, 200))
         os.chmod("/dev/net/tun", 0o666)
+    if Path("/dev/fuse").exists():
+        node = Path(account["home"], ".fuse")
+        if not node.exists():
+            os.mknod(node, 0o20666, os.makedev(10, 229))
+            os.chmod(node, 0o666)
+        mount.mount(str(node), "/dev/fuse", "", mount.MS_BIND)
     os.setgroups([])
     os.setresgid(account["uid"], account["uid"], account["uid"])
     os.setresuid(account["uid"], account["uid"], account["uid"])

@@ -91,6 +91,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "blkio": lambda: "blkio" in v1_controllers() or "io" in _words(CGROUPS / "cgroup.controllers"),
     "swap": lambda: len(Path("/proc/swaps").read_text().splitlines()) > 1,
     "overlayfs": lambda: _file_system("overlay"),
+    "fuse-overlayfs": lambda: shutil.which("fuse-overlayfs") is not None and Path("/dev/fuse").exists(),
     "openat2": lambda: _has_system_call(437),
     "loop": _mounts_loops,
     "disk limits": _mounts_loops,

@@ -157,6 +157,8 @@ def certificate_directory() -> Path:
     return Path(os.environ.get("CORTEN_CERT_PATH") or Path.home() / ".docker").absolute()
 
 
+STORAGE_DRIVERS = ("overlay2", "fuse-overlayfs", "vfs")
+
 # keys of daemon.json -> field of Config; where dockerd's plural differs from the flag it is dockerd's key
 _FILE_KEYS = {
     **{f.name.replace("_", "-"): f.name for f in fields(Config)},
@@ -193,8 +195,10 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _check(config: Config) -> Config:
     if config.log_level not in LOG_LEVELS:
         raise InvalidParameter(f"invalid logging level: {config.log_level}")
-    if config.storage_driver not in ("", "overlay2", "vfs"):
-        raise InvalidParameter(f"unknown storage driver '{config.storage_driver}': overlay2 and vfs are supported")
+    if config.storage_driver not in ("", *STORAGE_DRIVERS):
+        raise InvalidParameter(
+            f"unknown storage driver '{config.storage_driver}': {', '.join(STORAGE_DRIVERS)} are supported"
+        )
     if not config.iptables and config.bridge != "none":
         raise InvalidParameter("--iptables false: a default network needs firewall rules, give --bridge none as well")
     if config.bip and config.bridge == "none":

@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     text("-D", "--debug", action="store_true", help="enable debug mode")
     text("--log-driver", metavar="NAME", help='default driver for container logs (default "json-file")')
     text("--log-opt", action="append", dest="log_opts", metavar="KEY=VALUE", help="default log driver option")
-    text("-s", "--storage-driver", metavar="NAME", help="overlay2 or vfs (default: the best that works)")
+    text(
+        "-s", "--storage-driver", metavar="NAME", help="overlay2, fuse-overlayfs or vfs (default: the first that works)"
+    )
     text(
         "--live-restore",
         action=argparse.BooleanOptionalAction,

@@ -26,7 +26,7 @@ _SMALL = 1 << 16
 _IMPLIED_MODE = 0o755
 _DEFAULT_ACL = b"system.posix_acl_default"
 # names that mean something to overlayfs: a layer must not be able to hide or redirect what is below it
-OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _SPACE_CHECK_ENTRIES = 8192
 _SPACE_CHECK_BYTES = 64 << 20

@@ -86,6 +86,11 @@ class HostImages:
                 self._unavailable = str(error)
                 raise NotFound(f"No such image: {name.familiar} ({error})") from error
 
+    @property
+    def lacking(self) -> str:
+        """Why they are not there, "" when they are."""
+        return self._unavailable
+
     def ensure_all(self) -> None:
         """Make both where possible; a driver that cannot is no error."""
         for name in (MASKED, FULL):

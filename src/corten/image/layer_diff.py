@@ -18,13 +18,14 @@ from corten.image import tarwrite
 from corten.image.directories import split
 from corten.image.layer_apply import OPAQUE, WHITEOUT, opaque_attribute
 from corten.image.treewalk import TreeWriter
+from corten.linux import fuse_overlay
 from corten.linux.user_namespace import Rights
 from corten.snapshot.api import Change
 
 
 def overlay_tar(upper: Path, rights: Rights) -> Iterator[bytes]:
     """The layer tar of an upper directory; the root itself is no member."""
-    opaque = opaque_attribute(rights)
+    opaque = (opaque_attribute(rights), f"{fuse_overlay.ATTRIBUTES}opaque")
     root = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     writer = TreeWriter(root)
     try:
@@ -39,7 +40,7 @@ def overlay_tar(upper: Path, rights: Rights) -> Iterator[bytes]:
             yield from writer.member(writer.directories.get(path), base, status, child)
             yield from writer.take()
             if stat.S_ISDIR(status.st_mode):
-                if writer.attribute(child, opaque) == b"y":
+                if any(writer.attribute(child, name) == b"y" for name in opaque):
                     writer.bare(child + b"/" + OPAQUE)
                 pending.append((child, _visible(writer, child)))
         yield from writer.take(all=True)
@@ -54,6 +55,8 @@ def _visible(writer: TreeWriter, path: bytes) -> Iterator[tuple[bytes, os.stat_r
     directory = writer.directories.get(path)
     found = []
     for base in writer.listed(path):
+        if os.fsdecode(base) in fuse_overlay.MARKS:
+            continue
         status = os.stat(base, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             writer.bare((path + b"/" if path else b"") + WHITEOUT + base)

@@ -298,6 +298,8 @@ class ImageStore:
     def check_target(self, name: Reference) -> None:
         """Errors: Conflict for a name that belongs to a built-in image."""
         if name.canonical in NAMES:
+            if self._host.lacking:
+                raise Conflict(f"the built-in image {name.familiar} is not available: {self._host.lacking}")
             target_name(name.canonical)
 
     def open_layer_tar(self, layer_id: str) -> Iterator[bytes]:

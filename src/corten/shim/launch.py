@@ -6,6 +6,7 @@ Every function runs in a forked helper and gives back a document and descriptors
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -14,8 +15,8 @@ from typing import Any
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import CortenError, SystemFailure
+from corten.linux import fuse_overlay, overlay
 from corten.linux import mount as mounting
-from corten.linux import overlay
 from corten.linux import process as kernel
 from corten.runtime import groups, idmap, joining, lifecycle
 from corten.runtime.newborn import Newborn
@@ -128,7 +129,12 @@ def mount_root(rootfs: dict[str, Any], linux: dict[str, Any]) -> None:
     try:
         with idmap.namespace_of(linux, joined) as namespace:
             ids = namespace()
-            if rootfs["type"] != "bind":
+            if rootfs["type"] == fuse_overlay.PROGRAM:
+                if ids >= 0:
+                    raise OSError(errno.EINVAL, f"{fuse_overlay.PROGRAM} shows no mapped ids")
+                os.makedirs(target, 0o700, exist_ok=True)
+                fuse_overlay.mount_at(target, rootfs["lower"], rootfs["upper"] or None, rootfs["work"] or None)
+            elif rootfs["type"] != "bind":
                 os.makedirs(target, 0o700, exist_ok=True)
                 upper, work = rootfs["upper"] or None, rootfs["work"] or None
                 with _mounting_as(linux, ids):

@@ -6,9 +6,10 @@ import os
 import stat
 from pathlib import Path
 
+from corten.linux import fuse_overlay
 from corten.snapshot.api import Change
 
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque", f"{fuse_overlay.ATTRIBUTES}opaque")
 
 
 def is_whiteout(status: os.stat_result) -> bool:
@@ -52,6 +53,8 @@ def of_overlay(upper: Path, lower: list[Path]) -> list[Change]:
         relative_directory = os.path.relpath(directory, upper)
         prefix = "" if relative_directory == "." else f"{relative_directory}/"
         for name in [*names, *files]:
+            if name in fuse_overlay.MARKS and is_opaque(directory):
+                continue
             relative = prefix + name
             status = os.lstat(f"{directory}/{name}")
             known = _in_lower(lower, relative)

@@ -40,7 +40,7 @@ class OverlaySnapshotter:
     overlay_whiteouts = True
 
     def __init__(self, data_root: Path) -> None:
-        self._root = data_root / "overlay2"
+        self._root = data_root / self.name
         (self._root / "l").mkdir(parents=True, exist_ok=True, mode=0o710)
         self._root.chmod(0o710)
         self.moving: set[str] = set()

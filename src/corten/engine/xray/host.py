@@ -17,7 +17,7 @@ from typing import Any
 from corten.cgroup.hierarchy import Hierarchies
 from corten.engine.host_support import LimitSupport, filesystem_of, os_release, read_text
 from corten.engine.xray.processes import NAMESPACES
-from corten.linux import nftables, nftlist, projects
+from corten.linux import fuse_overlay, nftables, nftlist, projects
 from corten.linux.process import known_capabilities
 
 Document = dict[str, Any]
@@ -144,13 +144,14 @@ def _files(data_root: Path) -> list[_Feature]:
         counted = ""
     return [
         _Feature("Files", "overlayfs", "yes" if "overlay" in known else "", "layers without copies",
-                 "the storage driver vfs copies every layer"),
+                 "fuse-overlayfs shows them, or vfs copies every layer"),
         _Feature("Files", "file system of the data root", filesystem_of(data_root), f"{data_root}"),
         _Feature("Files", "project quotas of xfs", counted, "disk limits without a file system of their own",
                  "--storage-opt size= uses a sparse file for each container"),
         _Feature("Files", "loop devices", "yes" if os.path.exists("/dev/loop-control") else "",
                  "disk limits where there are no project quotas", "--storage-opt size= needs project quotas"),
-        _Feature("Files", "fuse", "yes" if os.path.exists("/dev/fuse") else "", "fuse-overlayfs", "not usable"),
+        _Feature("Files", "fuse-overlayfs", "yes" if fuse_overlay.program() and os.path.exists("/dev/fuse") else "",
+                 "layers without copies where overlayfs cannot", "the storage driver is vfs there"),
     ]  # fmt: skip
 
 
