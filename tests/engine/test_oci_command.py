@@ -349,6 +349,8 @@ def test_ids(oci: Oci) -> None:
 def test_bad_specifications(oci: Oci) -> None:
     for content, text in (
         ("{", "invalid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps({**oci.spec, "hostname": "\ud800"}), "surrogates"),
         ("[]", "the document must be an object"),
         (json.dumps({**oci.spec, "ociVersion": "3.0"}), "ociVersion: 3.0 is not supported"),
         (json.dumps({**oci.spec, "root": {"path": "nope"}}), "root.path: .*/nope does not exist"),

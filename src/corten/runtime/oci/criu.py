@@ -24,12 +24,15 @@ from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import mount as mounting
 from corten.linux import mounts
 from corten.linux import process as kernel
+from corten.runtime.oci import restored
 
 NOTE = "corten.json"  # beside criu's images
 _NETWORK = "extRootNetNS"
 _NULL = os.makedev(1, 3)
 _PROGRAM = "criu"
 _LAST_LINES = 5
+_MOST = 10_000  # of each kind that a note may name
+_LONGEST_NOTE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -57,16 +60,37 @@ class Outside:
     def load(cls, directory: str) -> Outside:
         """Errors: InvalidParameter for what is no checkpoint of ours."""
         try:
-            with open(f"{directory}/{NOTE}") as file:
-                document: dict[str, Any] = json.load(file)
-            made = cls(**document)
-            if not all(isinstance(index, int) for index in made.binds) or not isinstance(made.nulls, int):
-                raise ValueError("its numbers are none")
-            if not all(isinstance(name, str) and "/" not in name and name != ".." for name in made.groups):
-                raise ValueError("its names of control groups are none")
-        except (OSError, ValueError, TypeError) as error:
+            made = cls(**json.loads(_regular(f"{directory}/{NOTE}")))
+            made.check()
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InvalidParameter(f"{directory} holds no checkpoint of corten-oci: {error}") from error
         return made
+
+    def check(self) -> None:
+        """Errors: ValueError."""
+        if not _all(self.binds, int) or any(index < 0 for index in self.binds):
+            raise ValueError("its mounts are none")
+        if type(self.nulls) is not int or not 0 <= self.nulls <= _MOST:
+            raise ValueError("its masks are none")
+        if not _all(self.groups, str) or any("/" in name or name in (".", "..") for name in self.groups):
+            raise ValueError("its names of control groups are none")
+        if not _all(self.streams, str) or len(self.streams) != 3 or type(self.network) is not bool:
+            raise ValueError("its streams are none")
+
+
+def _all(values: Any, kind: type) -> bool:
+    return type(values) is list and len(values) <= _MOST and all(type(value) is kind for value in values)
+
+
+def _regular(path: str) -> bytes:
+    """A short regular file, and nothing that would block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("its note is no file")
+        return os.read(descriptor, _LONGEST_NOTE)
+    finally:
+        os.close(descriptor)
 
 
 def program() -> str:
@@ -206,19 +230,22 @@ def restore(options: argparse.Namespace, spec: dict[str, Any], root: str, cgroup
 
     root:      the container's root file system
     directory: of the container's state, where its root is attached for criu
-    Errors:    InvalidParameter, SystemFailure.
+    Errors:    InvalidParameter, SystemFailure; the control group holds what has come to life then.
     """
     check(spec)
     outside = Outside.load(options.image_path)
     pid_file = f"{directory}/restored.pid"
     point = f"{directory}/root"
     command = [program(), "restore", *common(options, "restore.log"), "--root", point, "--pidfile", pid_file]
-    command += ["--restore-detached", "--restore-sibling"]
+    command += ["--restore-detached", "--restore-sibling", "--leave-stopped"]
     kept: list[int] = []
     try:
         command += _externals(outside, spec, cgroup, kept)
         os.mkdir(point, 0o700)
-        run(command, f"{_work(options)}/restore.log", tuple(kept), lambda: _attach(root, point, cgroup))
+        run(command, f"{_work(options)}/restore.log", tuple(kept), lambda: _attach(root, point, cgroup, spec))
+        pids = cgroup.pids()
+        restored.check(pids, spec, root, [mount["source"] for _, mount in _binds(spec)])
+        restored.go_on(pids)
         with open(pid_file) as file:
             return int(file.read())
     finally:
@@ -263,12 +290,15 @@ def _group_directory(cgroup: Cgroup, name: str) -> str:
     raise InvalidParameter(f"the checkpoint has a control group hierarchy that this host lacks: {name}")
 
 
-def _attach(root: str, point: str, cgroup: Cgroup) -> None:
+def _attach(root: str, point: str, cgroup: Cgroup, spec: dict[str, Any]) -> None:
     """In criu's process: the root as a mount of a namespace of its own, and the control group."""
     kernel.unshare(kernel.CLONE_NEWNS)
     mounting.mount("", "/", "", mounting.MS_REC | mounting.MS_PRIVATE)
     mounting.mount(root, point, "", mounting.MS_BIND | mounting.MS_REC)
     cgroup.join_self()
+    if any(entry["type"] == "cgroup" for entry in (spec.get("linux") or {}).get("namespaces") or ()):
+        # criu leaves control groups to us: what it restores inherits the namespace, whose root is the group
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
 
 
 # -- criu -------------------------------------------------------------------------------------------------------------

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from typing import Any
 
 from corten.errors import InvalidParameter
 from corten.runtime import spec_check
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parsed(data: bytes, name: str) -> Any:
+    """A document that others wrote.  Errors: InvalidParameter, with the file's name."""
+    try:
+        document = json.loads(data.decode())
+        if _HALF.search(data):
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return document
+    except ValueError as error:
+        raise InvalidParameter(f"{name}: invalid JSON: {error}") from error
+    except RecursionError:
+        raise InvalidParameter(f"{name}: invalid JSON: nested too deeply") from None
 
 
 def process_of_exec(options: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
@@ -17,11 +33,8 @@ def process_of_exec(options: argparse.Namespace, spec: dict[str, Any]) -> dict[s
     Errors: InvalidParameter.
     """
     if options.process:
-        try:
-            with open(options.process) as file:
-                process: dict[str, Any] = json.load(file)
-        except ValueError as error:
-            raise InvalidParameter(f"{options.process}: invalid JSON: {error}") from error
+        with open(options.process, "rb") as file:
+            process: dict[str, Any] = parsed(file.read(), options.process)
         return process
     arguments = options.args[1:] if options.args[:1] == ["--"] else options.args
     if not arguments:
@@ -54,14 +67,11 @@ def process_of_exec(options: argparse.Namespace, spec: dict[str, Any]) -> dict[s
 def resources_of(options: argparse.Namespace) -> dict[str, Any]:
     """``linux.resources`` of an update: a document, or what the options say.  Errors: InvalidParameter."""
     if options.resources:
-        try:
-            if options.resources == "-":
-                given: Any = json.load(sys.stdin)
-            else:
-                with open(options.resources) as file:
-                    given = json.load(file)
-        except ValueError as error:
-            raise InvalidParameter(f"{options.resources}: invalid JSON: {error}") from error
+        if options.resources == "-":
+            given = parsed(sys.stdin.buffer.read(), "standard input")
+        else:
+            with open(options.resources, "rb") as file:
+                given = parsed(file.read(), options.resources)
         spec_check.check_resources(given)
         resources: dict[str, Any] = given
         return resources

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import signal
 from typing import Any
@@ -18,7 +17,7 @@ from corten.errors import CortenError, InvalidParameter
 from corten.linux import process as kernel
 from corten.runtime import groups, hooks, joining, lifecycle, sources, spec_check
 from corten.runtime.oci import console, reports
-from corten.runtime.oci.documents import process_of_exec
+from corten.runtime.oci.documents import parsed, process_of_exec
 from corten.runtime.oci.operations import Operations
 from corten.runtime.state import ContainerState, Status, document, require, start_ticks
 
@@ -31,12 +30,10 @@ class Starting(Operations):
     def _load_spec(self, bundle: str) -> dict[str, Any]:
         path = os.path.join(bundle, "config.json")
         try:
-            with open(path) as file:
-                spec: dict[str, Any] = json.load(file)
+            with open(path, "rb") as file:
+                spec: dict[str, Any] = parsed(file.read(), path)
         except FileNotFoundError:
             raise InvalidParameter(f"JSON specification file {path} not found") from None
-        except ValueError as error:
-            raise InvalidParameter(f"{path}: invalid JSON: {error}") from error
         spec_check.check(spec)
         if self._options.systemd_cgroup:
             linux = spec.setdefault("linux", {})

@@ -1,0 +1,100 @@
+"""What came out of a checkpoint must be no less confined than config.json asks for.
+
+criu gives each process the capabilities, filter, namespaces and mounts that its images name.  Images may come from
+another machine, or from a container that was allowed more: before the processes run on they are looked at.
+
+Sources: criu(8), "--leave-stopped"; proc_pid_status(5).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+from corten.errors import InvalidParameter
+from corten.linux import mounts
+from corten.linux import process as kernel
+from corten.runtime import namespaces
+
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterable[str]) -> None:
+    """Of stopped processes.
+
+    root:    the container's root file system on the host
+    sources: what config.json binds into it
+    Errors:  InvalidParameter for what config.json would not have given.
+    """
+    process, linux = spec.get("process") or {}, spec.get("linux") or {}
+    given = set().union(*(process.get("capabilities") or {}).values())
+    allowed = sum(1 << number for number, name in enumerate(kernel.CAPABILITIES) if name in given)
+    identities = {_identity(path) for path in (root, *sources)}
+    for pid in pids:
+        status = _status(pid)
+        for name in _SETS:
+            if int(status[name], 16) & ~allowed:
+                raise _refused(pid, f"has capabilities ({name} {status[name]})")
+        if linux.get("seccomp") and status["Seccomp"].strip() != "2":
+            raise _refused(pid, "runs without the system call filter")
+        if process.get("noNewPrivileges") and status["NoNewPrivs"].strip() != "1":
+            raise _refused(pid, "may gain new privileges")
+        _check_label(pid, process)
+        _check_namespaces(pid, linux)
+        _check_mounts(pid, root, identities)
+
+
+def go_on(pids: Iterable[int]) -> None:
+    """Let them run."""
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _refused(pid: int, what: str) -> InvalidParameter:
+    return InvalidParameter(f"the checkpoint is not restored: process {pid} {what} that config.json does not give")
+
+
+def _status(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status", errors="replace") as file:
+        return dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
+
+
+def _check_label(pid: int, process: dict[str, Any]) -> None:
+    wanted = process.get("selinuxLabel") or process.get("apparmorProfile") or ""
+    if not wanted or wanted == "unconfined":
+        return
+    with open(f"/proc/{pid}/attr/current", errors="replace") as file:
+        label = file.read().strip("\0\n")
+    if label.partition(" ")[0] != wanted:
+        raise _refused(pid, f"has the label '{label}'")
+
+
+def _check_namespaces(pid: int, linux: dict[str, Any]) -> None:
+    for entry in linux.get("namespaces") or ():
+        kind, path = entry["type"], entry.get("path") or ""
+        file = f"/proc/{pid}/ns/{namespaces.FILES[kind]}"
+        if path and not os.path.samestat(os.stat(path), os.stat(file)):
+            raise _refused(pid, f"is in a {kind} namespace")
+        if not path and namespaces.is_ours(file, kind):
+            raise _refused(pid, f"is in the host's {kind} namespace")
+
+
+def _check_mounts(pid: int, root: str, identities: set[tuple[int, int]]) -> None:
+    """Every file system with a device of its own is the root's, or of a bind that config.json has."""
+    top = os.stat(root).st_dev
+    entries = mounts.read(str(pid))
+    own = next(entry for entry in entries if entry.target == "/")
+    for entry in entries:
+        device = os.makedev(*map(int, entry.device.split(":")))
+        if os.major(device) == 0 and device != top:
+            continue
+        below = entry.device == own.device and f"{entry.root.rstrip('/')}/".startswith(f"{own.root.rstrip('/')}/")
+        if not below and _identity(f"/proc/{pid}/root{entry.target}") not in identities:
+            raise _refused(pid, f"has a mount at {entry.target}")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
