@@ -13,7 +13,6 @@ from typing import Any
 
 from corten.dockerapi.container import ExecCreate, ExecStart
 from corten.dockerapi.detach_keys import parse_detach_keys
-from corten.engine import apparmor
 from corten.engine.container import Status, as_list
 from corten.engine.containers import AttachSession, Containers
 from corten.engine.lifecycle import Lifecycle
@@ -83,14 +82,13 @@ class Execs:
             )
         parse_detach_keys(request.detach_keys)
         container = live.container
-        confined = not request.privileged
-        profile = self._preparation.apparmor_profile(container) if confined else apparmor.UNCONFINED
         process = exec_process(
             container,
             request,
             self._preparation.capabilities(container, privileged=request.privileged),
             no_new_privileges=self._preparation.security(container).no_new_privileges,
-            apparmor_profile=profile,
+            # as dockerd: of a privileged exec too
+            apparmor_profile=self._preparation.apparmor_profile(container),
         )
         instance = Exec(id=secrets.token_hex(32), live=live, request=request, process=process)
         self._execs[instance.id] = instance

@@ -280,7 +280,7 @@ def kernel_files(target: Target) -> str:
         " test -d $d && echo $d $(ls -A $d | wc -l); done;"
         "find /proc/sys /sys /proc/irq /proc/bus /proc/fs -type f 2>/dev/null > /tmp/all;"
         "echo /proc/sysrq-trigger >> /tmp/all;"
-        "while read -r f; do (: >> $f) 2>/dev/null && echo WRITABLE $f; done < /tmp/all;"
+        "{ while read -r f; do true >> $f && echo WRITABLE $f; done < /tmp/all; } 2>/dev/null;"
         "mount -o remount,rw /proc/sys && echo WRITABLE again; umount /proc/kcore && echo WRITABLE unmasked;"
         "echo checked $(wc -l < /tmp/all)"
     )
