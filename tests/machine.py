@@ -96,6 +96,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "loop": _mounts_loops,
     "disk limits": _mounts_loops,
     "apparmor": lambda: shutil.which("apparmor_parser") is not None and _has_apparmor(),
+    "selinux": Path("/sys/fs/selinux/enforce").exists,
     "unified": lambda: any(kind == "cgroup2" for _, kind, _ in _mountinfo()),
     "nf_tables": _has_nf_tables,
     "busybox": BUSYBOX.exists,

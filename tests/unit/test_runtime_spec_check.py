@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from corten.errors import InvalidParameter
+from corten.linux import selinux
 from corten.runtime import labels, spec_check
 from corten.runtime.defaults import default_spec
 
@@ -17,7 +18,7 @@ DELETE = object()
 @pytest.fixture(autouse=True)
 def plain_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without mandatory access control."""
-    monkeypatch.setattr(labels, "has_selinux", lambda: False)
+    monkeypatch.setattr(selinux, "is_enabled", lambda: False)
     monkeypatch.setattr(labels, "has_apparmor", lambda: False)
 
 

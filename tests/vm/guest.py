@@ -162,15 +162,19 @@ class Done:
 class Guest:
     """One virtual machine.  Its disks are in ``directory``: what is written to /state outlives a boot, nothing else.
 
-    init: the guest's PID 1: our own tiny one, or systemd
+    init:    the guest's PID 1: our own tiny one, or systemd
+    options: of the kernel's command line
     """
 
     OWN_INIT = "/corten/tests/vm/inside/init"
     SYSTEMD = "/sbin/init"
 
-    def __init__(self, directory: Path, *, init: str = OWN_INIT, memory_mb: int = 3072, processors: int = 2) -> None:
+    def __init__(
+        self, directory: Path, *, init: str = OWN_INIT, memory_mb: int = 3072, processors: int = 2, options: str = ""
+    ) -> None:
         self.directory = directory
         self.init = init
+        self._options = options
         self._memory_mb = memory_mb
         self._processors = processors
         self._process: subprocess.Popen[bytes] | None = None
@@ -241,7 +245,7 @@ class Guest:
             "qemu-system-x86_64", "-accel", _accelerator(), "-cpu", "max", "-nodefaults",
             "-smp", str(self._processors), "-m", str(self._memory_mb), "-display", "none", "-no-reboot", "-net", "none",
             "-kernel", str(CACHE / "kernel"), "-initrd", str(CACHE / "initrd"),
-            "-append", f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off init={self.init}",
+            "-append", f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off init={self.init} {self._options}",
             "-serial", f"file:{self.directory / 'console.log'}",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={address}",
             "-device", "virtserialport,chardev=agent,name=corten.agent",

@@ -43,6 +43,7 @@ class Config:
     max_concurrent_downloads, max_concurrent_uploads: layers at a time; max_download_attempts: tries in a row
     http_proxy, https_proxy, no_proxy: in the place of the environment's variables of these names
     default_pids_limit: processes of a container that asks for no limit; 0 or -1 for as many as it likes
+    selinux_enabled:   containers have SELinux labels of their own
     userns_remap:      whose subordinate ids containers have: "default", "user[:group]", "uid[:gid]"; "auto" for a range
                        of its own for each, "" for the machine's ids
     userns_pool:       "FIRST:COUNT", ids for --userns=auto; "" for the subordinate ids of user corten or containers
@@ -81,6 +82,7 @@ class Config:
     exec_opts: dict[str, str] = field(default_factory=dict)
     seccomp_profile: str = ""
     no_new_privileges: bool = False
+    selinux_enabled: bool = False
     init: bool = False
     userns_remap: str = ""
     userns_pool: str = ""
@@ -214,6 +216,8 @@ def _check(config: Config) -> Config:
         raise InvalidParameter(f"invalid default-pids-limit: {config.default_pids_limit}: -1 stands for unlimited")
     if config.rootless and config.userns_remap:
         raise InvalidParameter("--userns-remap: a daemon without root has a user namespace already")
+    if config.rootless and config.selinux_enabled:
+        raise InvalidParameter("--selinux-enabled: labels are for the machine's root to give")
     if config.data_root == config.exec_root:
         raise InvalidParameter("--data-root and --exec-root must differ")
     return config

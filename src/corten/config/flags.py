@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     )
     text("--seccomp-profile", metavar="FILE", help="default seccomp profile, or unconfined")
     text("--no-new-privileges", action="store_true", help="set no-new-privileges by default for new containers")
+    text("--selinux-enabled", action="store_true", help="give containers SELinux labels of their own")
     text("--init", action="store_true", help="run an init in containers by default")
     text("--shutdown-timeout", type=int, metavar="SECONDS", help="time for containers to end at shutdown (default 15)")
     text("--idle-exit", type=int, metavar="SECONDS", help="leave after this time without containers and clients")

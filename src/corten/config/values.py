@@ -258,6 +258,7 @@ def converted(name: str, value: Any) -> Any:
         "allow_unauthenticated_tcp",
         "live_restore",
         "no_new_privileges",
+        "selinux_enabled",
         "init",
         "iptables",
     ):

@@ -87,6 +87,9 @@ class Container(Struct, kw_only=True, eq=False):
     networks: dict[str, Endpoint] = field(default_factory=dict)
     # while it runs in a user namespace of its own
     id_maps: IdMaps = IdMaps()
+    # SELinux's, of the program and of its files; "" without
+    process_label: str = ""
+    mount_label: str = ""
 
     @property
     def status(self) -> Status:

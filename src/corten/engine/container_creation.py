@@ -125,7 +125,7 @@ class ContainerCreation:
             networks=networks,
         )
         self._set_hostname(container)
-        self._preparation.security(container)  # its errors now, not at the start
+        container.process_label, container.mount_label = self._labels(container)
         container.mount_points = self._mount_points(container)
         directory = self._preparation.directory(container.id)
         container.log_path = log_path(host.log_config.type, directory, container.id)
@@ -164,6 +164,15 @@ class ContainerCreation:
                     self._index.find(mode.partition(":")[2])
         except NotFound as error:
             raise InvalidParameter(error.message) from None
+
+    def _labels(self, container: Container) -> tuple[str, str]:
+        """SELinux's; what its security options lack is told now, and not at the start."""
+        return self._preparation.selinux.labels(
+            container.host_config,
+            self._preparation.security(container).labels,
+            lambda reference: self._index.find(reference).container,
+            (live.container.process_label for live in self._index),
+        )
 
     def _set_hostname(self, container: Container) -> None:
         """As asked for; else the machine's, that of the container whose network it shares, or its short id."""

@@ -33,10 +33,12 @@ from corten.engine.registries import Registries
 from corten.engine.runtimes import Runtimes
 from corten.engine.shims import Shims
 from corten.engine.store import RootLock, Store
+from corten.engine.streams import run_blocking
 from corten.engine.system import System
 from corten.engine.tasks import Tasks
 from corten.engine.user_namespaces import Pool, UserNamespaces, remapped
 from corten.engine.volumes import Volumes
+from corten.errors import InvalidParameter
 from corten.image.store import ImageStore
 from corten.network.outside import Outside
 from corten.network.plumbing import Plumbing
@@ -108,6 +110,8 @@ class Engine:
         starting = asyncio.ensure_future(Shims.open(config.exec_root))
         self._store = Store(config.data_root)
         self.snapshotter = open_snapshotter(config.data_root, config.storage_driver)
+        if config.selinux_enabled and self.snapshotter.name != "overlay2":
+            raise InvalidParameter("--selinux-enabled: only with overlay2 the files of a container have its label")
         store = ImageStore(config.data_root, self.snapshotter, exec_root=config.exec_root)
         hierarchies = Hierarchies.read()
         if config.cgroup_driver == "systemd":
@@ -131,6 +135,7 @@ class Engine:
         )
         self._endpoints = Endpoints(self.networks, self.index, config, self._shims.lend, self.metrics)
         preparation = Preparation(config, facts, self.index, self._endpoints)
+        await run_blocking(preparation.selinux.label_layers, config.data_root / self.snapshotter.name)
         self.apparmor_problem = preparation.apparmor.problem
         if self.apparmor_problem:
             logger.warning("%s", self.apparmor_problem)

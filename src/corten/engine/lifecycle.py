@@ -152,6 +152,8 @@ class Lifecycle:
         container = live.container
         try:
             rootfs = self._snapshotter.rootfs(container.id)
+            if container.mount_label:
+                rootfs["options"].append(f"context={container.mount_label}")
             await self._acquire_mounts(container)
             self._mount_shm(live)
             container.id_maps = self._user_namespaces.take(container, self._preparation.shared_ids(container))
@@ -229,12 +231,13 @@ class Lifecycle:
             return
         directory = self._preparation.shm_directory(live.container.id)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        label = f',context="{live.container.mount_label}"' if live.container.mount_label else ""
         kernel_mount.mount(
             "shm",
             str(directory),
             "tmpfs",
             kernel_mount.MS_NOSUID | kernel_mount.MS_NOEXEC | kernel_mount.MS_NODEV,
-            f"mode=1777,size={host.shm_size}",
+            f"mode=1777,size={host.shm_size}{label}",
         )
         live.shm_mounted = True
 

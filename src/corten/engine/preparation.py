@@ -19,11 +19,13 @@ from corten.engine.host_support import LimitSupport
 from corten.engine.live import Index
 from corten.engine.mount_points import oci_mounts
 from corten.engine.security import SecurityOptions, capabilities, parse_security_options
+from corten.engine.selinux import SELinux
 from corten.engine.spec import SpecInput, build_spec
 from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, InvalidParameter
 from corten.linux import paths
 from corten.linux import process as kernel
+from corten.linux import selinux as kernel_selinux
 from corten.runtime import seccomp_profile, tiny_init
 
 _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
@@ -48,7 +50,7 @@ class HostFacts:
         return cls(
             capabilities=kernel.known_capabilities(),
             apparmor=apparmor.is_enabled(),
-            selinux=os.path.exists("/sys/fs/selinux/enforce"),
+            selinux=kernel_selinux.is_enabled(),
             cgroup_v2=hierarchies.is_v2,
             cgroups=bool(hierarchies.directories("/")),
             pids_limit=bool(hierarchies.directories("/")) and LimitSupport.read(hierarchies).pids,
@@ -65,6 +67,7 @@ class Preparation:
         self._endpoints = endpoints
         self._default_profile = self._read_profile(config.seccomp_profile)
         self.apparmor = apparmor.AppArmor(enabled=facts.apparmor)
+        self.selinux = SELinux(enabled=config.selinux_enabled)
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
 
     @staticmethod
@@ -89,7 +92,8 @@ class Preparation:
             container.host_config.security_opt,
             no_new_privileges=self._config.no_new_privileges,
             apparmor_enabled=self._facts.apparmor,
-            selinux_enabled=self._facts.selinux,
+            selinux_enabled=self.selinux.enabled,
+            selinux_here=self._facts.selinux,
         )
 
     def apparmor_profile(self, container: Container) -> str:
@@ -192,6 +196,8 @@ class Preparation:
         profile = self.apparmor.ready(options.apparmor, privileged=container.host_config.privileged)
         options = replace(options, apparmor=profile)
         names = self.capabilities(container)
+        files = self.write_files(container)
+        self.selinux.relabel(container, files.values())
         spec = build_spec(
             container,
             SpecInput(
@@ -201,7 +207,7 @@ class Preparation:
                 security=options,
                 seccomp=lambda wanted: self._seccomp(container, options, wanted),
                 joined=self.joined_namespaces(container),
-                files=self.write_files(container),
+                files=files,
                 mounts=oci_mounts(container.mount_points, mapped=bool(container.id_maps)),
                 id_maps=container.id_maps,
                 shm_source=self.shm_source(container),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corten.dockerapi.container import HostConfig
+from corten.engine import selinux
 from corten.errors import InvalidParameter
 
 DEFAULT_CAPABILITIES = (
@@ -53,19 +54,27 @@ def default_masked_paths() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SecurityOptions:
-    """``seccomp``: "" for the default, "unconfined", or the JSON of a profile in Docker's format."""
+    """What ``--security-opt`` has asked for.
+
+    seccomp: "" for the default, "unconfined", or the JSON of a profile in Docker's format
+    labels:  the values of ``label=``
+    """
 
     seccomp: str = ""
     apparmor: str = ""
     no_new_privileges: bool = False
     unmasked: bool = False
     writable_cgroups: bool = False
+    labels: tuple[str, ...] = ()
 
 
 def parse_security_options(
-    options: list[str], *, no_new_privileges: bool, apparmor_enabled: bool, selinux_enabled: bool
+    options: list[str], *, no_new_privileges: bool, apparmor_enabled: bool, selinux_enabled: bool, selinux_here: bool
 ) -> SecurityOptions:
-    """Errors: InvalidParameter for what is unknown or what this host cannot enforce."""
+    """Errors: InvalidParameter for what is unknown or what this host cannot enforce.
+
+    selinux_enabled: this daemon labels its containers;  selinux_here: this host could
+    """
     found: dict[str, Any] = {"no_new_privileges": no_new_privileges}
     for option in options:
         if option in ("no-new-privileges", "writable-cgroups"):
@@ -91,12 +100,15 @@ def parse_security_options(
                 )
             found["apparmor"] = value
         elif key == "label":
+            selinux.check_field(value)
             if value != "disable" and not selinux_enabled:
-                raise InvalidParameter(f"invalid --security-opt: label={value}: SELinux is not enabled on this host")
-            if value != "disable":
-                raise InvalidParameter(
-                    "invalid --security-opt: SELinux labels are not supported yet, only label=disable is"
+                reason = (
+                    "the daemon runs without --selinux-enabled"
+                    if selinux_here
+                    else "SELinux is not enabled on this host"
                 )
+                raise InvalidParameter(f"invalid --security-opt: label={value}: {reason}")
+            found["labels"] = (*found.get("labels", ()), value)
         elif key == "systempaths" and value == "unconfined":
             found["unmasked"] = True
         else:

@@ -145,6 +145,8 @@ def _process(container: Container, given: SpecInput) -> dict[str, Any]:
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
     if given.security.apparmor and given.security.apparmor != UNCONFINED:
         process["apparmorProfile"] = given.security.apparmor
+    if container.process_label:
+        process["selinuxLabel"] = container.process_label
     return process
 
 
@@ -380,6 +382,8 @@ def _linux(container: Container, given: SpecInput) -> dict[str, Any]:
         "sysctl": _sysctls(host, own_ids=bool(given.id_maps)),
         "rootfsPropagation": "rprivate",
     }
+    if container.mount_label:
+        linux["mountLabel"] = container.mount_label
     if given.id_maps:
         linux["uidMappings"], linux["gidMappings"] = given.id_maps.uids, given.id_maps.gids
     if not host.privileged and not given.security.unmasked:

@@ -176,6 +176,8 @@ class System:
     def _security_options(self, *, cgroup_v2: bool) -> list[str]:
         config = self._engine.config
         options = ["name=apparmor"] if self._engine.facts.apparmor else []
+        if config.selinux_enabled:
+            options.append("name=selinux")
         if os.path.exists("/proc/sys/kernel/seccomp/actions_avail"):
             options.append(f"name=seccomp,profile={config.seccomp_profile or 'builtin'}")
         if (config.default_cgroupns_mode or ("private" if cgroup_v2 else "host")) == "private":

@@ -377,7 +377,8 @@ class Extractor:
 
     def _xattrs(self, target: int | bytes, attributes: dict[bytes, bytes]) -> None:
         for name, value in attributes.items():
-            if name.startswith(OVERLAY_XATTRS):
+            # a label is this machine's policy's to give
+            if name.startswith(OVERLAY_XATTRS) or name == b"security.selinux":
                 continue
             try:
                 os.setxattr(target, name, value)

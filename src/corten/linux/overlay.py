@@ -207,6 +207,8 @@ def _mount_by_page(lower: list[str], settings: list[str], attributes: int) -> in
     """
     with contextlib.ExitStack() as stack:
         layers = list(map(_escape, lower))
+        # a label has commas in it, for which SELinux wants quotes
+        settings = [f'context="{item[8:]}"' if item.startswith("context=") else item for item in settings]
         options = ",".join([f"lowerdir={':'.join(layers)}", *settings])
         if len(os.fsencode(options)) > _PAGE:
             for position, path in enumerate(lower):

@@ -21,7 +21,20 @@ from corten.cgroup.manager import Cgroup
 from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import pages, paths, user_namespace
 from corten.linux import process as kernel
-from corten.runtime import devices, hooks, idmap, mounts, namespaces, program, rootfs, seccomp, sources, terminal, users
+from corten.runtime import (
+    devices,
+    hooks,
+    idmap,
+    labels,
+    mounts,
+    namespaces,
+    program,
+    rootfs,
+    seccomp,
+    sources,
+    terminal,
+    users,
+)
 from corten.runtime.handshake import Channel, Message, shortened
 from corten.runtime.hostproc import HostProc
 from corten.runtime.privileges import Confinement
@@ -259,6 +272,7 @@ class Init:
             namespaces.loopback_up()
         namespaces.set_names(self._spec)
         if self._request.new_keyring:
+            labels.for_keys(self._process, self._request.proc)
             namespaces.leave_keys(f"_ses.{self._request.container_id}")
 
     # 5
@@ -320,7 +334,7 @@ class Init:
             rootfs.make_readonly(self._root, path)
         masked = self._linux.get("maskedPaths") or ()
         if masked:
-            masks = rootfs.Masks()
+            masks = rootfs.Masks(self._linux.get("mountLabel") or "")
             for path in masked:
                 masks.cover(self._root, path)
 

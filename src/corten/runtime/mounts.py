@@ -116,7 +116,7 @@ def make(
         elif is_bind(mount, options):
             _bind(root, destination, source)
         elif kind in ("cgroup", "cgroup2"):
-            _cgroup(root, destination, options, cgroup, "cgroup" in own)
+            _cgroup(root, destination, options, cgroup, label, "cgroup" in own)
         else:
             is_own = _SHOWS.get(kind, "") in own
             _filesystem(root, destination, kind, mount.get("source") or kind, options, label, is_own, made)
@@ -193,12 +193,16 @@ def _filesystem(
 
 def _new_filesystem(kind: str, source: str, options: MountOptions, label: str) -> int:
     data = options.data
-    if label and kind not in ("proc", "sysfs"):
+    if label and kind not in ("proc", "sysfs", "mqueue"):
         data = [*data, f"context={label}"]
     if kind == "overlay" and any(len(item) > _LONGEST_OPTION for item in data):
         return _overlay(data, options)
     # writable at first: it may have to be filled
-    return kernel.new_filesystem(kind, source, data, options.set_ & ~kernel.MOUNT_ATTR_RDONLY)
+    descriptor = kernel.new_filesystem(kind, source, data, options.set_ & ~kernel.MOUNT_ATTR_RDONLY)
+    if label and kind == "mqueue":
+        # the kernel takes no context for it, but a label
+        os.setxattr(f"/proc/self/fd/{descriptor}", "security.selinux", label.encode() + b"\0")
+    return descriptor
 
 
 def _overlay(data: list[str], options: MountOptions) -> int:
@@ -296,7 +300,9 @@ def _copy_content(source: int, target: int, name: str, *, directory: bool) -> No
         os.close(reading)
 
 
-def _cgroup(root: int, destination: str, options: MountOptions, cgroup: Cgroup, cgroup_namespace: bool) -> None:
+def _cgroup(
+    root: int, destination: str, options: MountOptions, cgroup: Cgroup, label: str, cgroup_namespace: bool
+) -> None:
     hierarchies = cgroup.hierarchies
     if hierarchies.is_v2:
         if cgroup_namespace:
@@ -306,7 +312,7 @@ def _cgroup(root: int, destination: str, options: MountOptions, cgroup: Cgroup, 
             kernel.mount_setattr(descriptor, set_=options.set_)
         _attach(root, destination, descriptor)
         return
-    _cgroup_v1(root, destination, options, hierarchies, cgroup.path)
+    _cgroup_v1(root, destination, options, hierarchies, cgroup.path, label)
 
 
 def _attach(root: int, destination: str, descriptor: int) -> None:
@@ -320,10 +326,13 @@ def _attach(root: int, destination: str, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _cgroup_v1(root: int, destination: str, options: MountOptions, hierarchies: Hierarchies, cgroup_path: str) -> None:
+def _cgroup_v1(
+    root: int, destination: str, options: MountOptions, hierarchies: Hierarchies, cgroup_path: str, label: str
+) -> None:
     """A small tmpfs with the container's own group of every hierarchy bound below it."""
     base_attributes = options.set_ & ~kernel.MOUNT_ATTR_RDONLY
-    base = kernel.new_filesystem("tmpfs", "tmpfs", ["mode=755"], base_attributes)
+    data = ["mode=755", *([f"context={label}"] if label else [])]
+    base = kernel.new_filesystem("tmpfs", "tmpfs", data, base_attributes)
     try:
         place = _open_destination(root, destination, "cgroup", directory=True)
         try:

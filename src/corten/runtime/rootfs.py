@@ -42,7 +42,9 @@ def attach(copy: int, path: str) -> None:
 class Masks:
     """Masked paths: files become the null device, directories one shared, empty, read-only tmpfs."""
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "") -> None:
+        """label: ``linux.mountLabel``, for the tmpfs."""
+        self._options = ["nr_blocks=1", "nr_inodes=1", *([f"context={label}"] if label else [])]
         self._null = kernel.clone_tree("/dev/null")
         status = os.stat(self._null)
         if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
@@ -66,12 +68,11 @@ class Masks:
         finally:
             os.close(place)
 
-    @staticmethod
-    def _empty() -> int:
+    def _empty(self) -> int:
         attributes = (
             kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
         )
-        return kernel.new_filesystem("tmpfs", "tmpfs", ["nr_blocks=1", "nr_inodes=1"], attributes)
+        return kernel.new_filesystem("tmpfs", "tmpfs", self._options, attributes)
 
     @staticmethod
     def _cover(place: int, attached: int, first: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from corten.linux import process as kernel
+from corten.linux import selinux
 from corten.runtime import hooks, labels, mount_options, seccomp, spec_check
 
 
@@ -27,7 +28,7 @@ def features() -> dict[str, Any]:
                 "supportedFlags": list(seccomp.FLAGS),
             },
             "apparmor": {"enabled": labels.has_apparmor()},
-            "selinux": {"enabled": labels.has_selinux()},
+            "selinux": {"enabled": selinux.is_enabled()},
             "intelRdt": {"enabled": False},
             "memoryPolicy": {},
             "mountExtensions": {"idmap": {"enabled": True}},
