@@ -55,16 +55,17 @@ def checkpoint(oci: Oci, spec: dict[str, Any]) -> Path:
     images = oci.bundle / "images"
     oci("checkpoint", "--image-path", str(images), "c1")
     oci.write(honest)
-    now.unlink()
     return images
 
 
 def refused(oci: Oci, images: Path, text: str) -> None:
     """The restore fails, nothing has run meanwhile, and nothing is left."""
+    now = oci.bundle.parent / "volume/now"
+    before = now.read_bytes()
     done = oci("restore", "-d", "-b", str(oci.bundle), "--image-path", str(images), "c2", check=False)
     assert done.returncode == 1, "it was restored"
     assert text in done.stderr
-    assert not (oci.bundle.parent / "volume/now").exists(), "it ran before it was refused"
+    assert now.read_bytes() == before, "it ran before it was refused"
     assert oci("list", "-q").stdout == ""
     name = oci.spec["linux"]["cgroupsPath"][1:]
     assert not [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]
