@@ -23,6 +23,7 @@ from corten.engine.selinux import SELinux
 from corten.engine.spec import SpecInput, build_spec
 from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, InvalidParameter
+from corten.linux import files as small_files
 from corten.linux import paths
 from corten.linux import process as kernel
 from corten.linux import selinux as kernel_selinux
@@ -181,14 +182,14 @@ class Preparation:
         files = {"/etc/resolv.conf": directory / "resolv.conf", "/etc/hosts": directory / "hosts"}
         if host.uts_mode != "host":
             own = self.directory(container.id) / "hostname"
-            own.write_text(f"{container.config.hostname}\n")
+            small_files.write_text(own, f"{container.config.hostname}\n")
             files["/etc/hostname"] = own
         return {destination: str(source) for destination, source in files.items()}
 
     def _write_network_files(self, container: Container, directory: Path) -> None:
         hosts, resolv_conf = self._endpoints.files(container)
-        (directory / "hosts").write_text(hosts)
-        (directory / "resolv.conf").write_text(resolv_conf)
+        small_files.write_text(directory / "hosts", hosts)
+        small_files.write_text(directory / "resolv.conf", resolv_conf)
 
     def prepare(self, container: Container, rootfs: str) -> dict[str, Any]:
         """The spec for a start, also written as ``config.json`` beside the container's files."""

@@ -49,11 +49,13 @@ class Ahead:
 
     program:     the compiled seccomp profile, b"" without one
     filesystems: detached, by their index in ``mounts``
+    procfs:      another descriptor of one of them; -1 when there is none
     observed:    it tells what memory it has written to
     """
 
     program: bytes
     filesystems: dict[int, int]
+    procfs: int
     observed: bool
 
 
@@ -177,6 +179,7 @@ class Init:
         self._confinement: Confinement | None = None
         self._environment: dict[bytes, bytes] = {}
         self._program = ""
+        self._procfs = request.ahead.procfs if request.ahead is not None else -1
         self._touched: list[pages.Range] = []
         self._warnings: list[str] = []
         self._times: list[tuple[str, int]] = []
@@ -326,7 +329,7 @@ class Init:
 
     # 10
     def _write_sysctls(self) -> None:
-        rootfs.write_sysctls(self._linux.get("sysctl") or {})
+        rootfs.write_sysctls(self._linux.get("sysctl") or {}, self._procfs)
 
     # 11
     def _mask_paths(self) -> None:

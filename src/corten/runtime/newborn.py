@@ -23,10 +23,12 @@ from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.manager import Cgroup
 from corten.linux import pages
 from corten.linux import process as kernel
+from corten.linux.mount import MOUNT_ATTR_RDONLY
 from corten.runtime import mounts, namespaces, seccomp, sources
 from corten.runtime.handshake import MOST_DESCRIPTORS, Channel, Message
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Ahead, Init, InitRequest, begin_session, close_others
+from corten.runtime.mount_options import parse
 
 KINDS = frozenset({"pid", "uts", "ipc", "network", "time"})
 
@@ -152,7 +154,8 @@ def _live(channel: Channel, kinds: frozenset[str], memory: list[pages.Range], *,
         profile = (spec.get("linux") or {}).get("seccomp")
         program = seccomp.compiled(profile, document["seccomp_cache"]) if profile else b""
         step = "mounts"
-        ahead = Ahead(program, mounts.make_ahead(spec, kinds), observed)
+        filesystems = mounts.make_ahead(spec, kinds)
+        ahead = Ahead(program, filesystems, _procfs_among(spec, filesystems), observed)
         document, descriptors = channel.receive(MOST_DESCRIPTORS)
         if document is not None:
             _become(channel, proc, spec, document, descriptors, ahead)
@@ -161,6 +164,17 @@ def _live(channel: Channel, kinds: frozenset[str], memory: list[pages.Range], *,
             channel.send_error(error, step)
     finally:
         os._exit(1)
+
+
+def _procfs_among(spec: dict[str, Any], filesystems: dict[int, int]) -> int:
+    """Another descriptor of the procfs, if there is a whole one that can be written to; -1 otherwise."""
+    for index, descriptor in filesystems.items():
+        mount = spec["mounts"][index]
+        options = parse(mount.get("options") or [])
+        read_only = (options.set_ | options.set_recursive) & MOUNT_ATTR_RDONLY
+        if mount["type"] == "proc" and not options.data and not read_only:
+            return os.dup(descriptor)
+    return -1
 
 
 def _become(

@@ -119,11 +119,15 @@ def sysctl_path(name: str) -> str:
     return "/".join(part.replace("/", ".") for part in name.split("."))
 
 
-def write_sysctls(values: dict[str, str]) -> None:
-    """Through a procfs of our own that nothing can lie in front of (CVE-2025-52881)."""
+def write_sysctls(values: dict[str, str], procfs: int) -> None:
+    """Through a procfs that nothing can lie in front of (CVE-2025-52881).
+
+    procfs: descriptor of one that this process has made, -1 to have another made: to let go of that waits for all
+            processors
+    """
     if not values:
         return
-    descriptor = _procfs()
+    descriptor = os.dup(procfs) if procfs >= 0 else _procfs()
     try:
         for name, value in values.items():
             _write_sysctl(descriptor, name, value)

@@ -45,29 +45,34 @@ def make(target: Path, lower: list[Path]) -> None:
     """Fill ``target`` with what the layers below lack (topmost first)."""
     descriptor = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     skipped: set[str] = set()
+    of_the_image: dict[str, os.stat_result] = {}
     try:
         for path, kind in _ENTRIES:
             parent = path.rpartition("/")[0]
             if parent in skipped:
                 continue
             present = _find(lower, path)
-            if kind == "directory":
-                if present is not None and not stat.S_ISDIR(present.st_mode):
+            if present is not None:
+                if kind == "directory" and stat.S_ISDIR(present.st_mode):
+                    of_the_image[path] = present
+                elif kind == "directory":
                     skipped.add(path)  # a link or a file of the image: nothing may be made behind it
-                    continue
-                _make_directory(descriptor, path, present)
-            elif present is None:
+                continue
+            if parent in of_the_image:
+                _make_directory(descriptor, parent, of_the_image.pop(parent))
+            if kind == "directory":
+                os.mkdir(path, 0o755, dir_fd=descriptor)
+            else:
                 _make_entry(descriptor, path, kind)
     finally:
         os.close(descriptor)
 
 
-def _make_directory(descriptor: int, path: str, present: os.stat_result | None) -> None:
+def _make_directory(descriptor: int, path: str, present: os.stat_result) -> None:
+    """The topmost directory gives a merged one its owner and mode."""
     os.mkdir(path, 0o755, dir_fd=descriptor)
-    if present is not None:
-        # the topmost directory gives a merged one its owner and mode
-        os.chown(path, *user_namespace.owner(present), dir_fd=descriptor)
-        os.chmod(path, stat.S_IMODE(present.st_mode), dir_fd=descriptor)
+    os.chown(path, *user_namespace.owner(present), dir_fd=descriptor)
+    os.chmod(path, stat.S_IMODE(present.st_mode), dir_fd=descriptor)
 
 
 def _make_entry(descriptor: int, path: str, kind: str) -> None:

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corten.errors import NotFound
+from corten.linux import files, paths, user_namespace
 from corten.linux import mount as mounting
 from corten.linux import overlay as kernel
-from corten.linux import paths, user_namespace
 from corten.snapshot import changes, init_layer
 from corten.snapshot.api import Change, RootfsMount
 from corten.snapshot.disk_limits import DiskLimits
@@ -58,13 +58,13 @@ class OverlaySnapshotter:
         self._link(directory, f"../{place.relative_to(self._root)}/diff")
         if lower:
             (place / "work").mkdir(mode=0o700)
-            (directory / "lower").write_text(":".join(lower))
+            files.write_text(directory / "lower", ":".join(lower))
         return directory
 
     def _link(self, directory: Path, target: str) -> None:
         short = short_name()
         os.symlink(target, self._root / "l" / short)
-        (directory / "link").write_text(short)
+        files.write_text(directory / "link", short)
 
     def _below(self, parent: str | None) -> list[str]:
         """Short links of a parent and everything below it, nearest first."""
@@ -72,7 +72,7 @@ class OverlaySnapshotter:
             return []
         directory = self._root / parent
         try:
-            short = (directory / "link").read_text()
+            short = files.read_text(directory / "link")
         except FileNotFoundError:
             raise NotFound(f"layer {parent} does not exist") from None
         lower = self._lower(parent)
@@ -80,7 +80,7 @@ class OverlaySnapshotter:
 
     def _lower(self, snapshot_id: str) -> list[str]:
         try:
-            text = (self._root / snapshot_id / "lower").read_text()
+            text = files.read_text(self._root / snapshot_id / "lower")
         except FileNotFoundError:
             return []
         return text.split(":") if text else []
@@ -106,7 +106,7 @@ class OverlaySnapshotter:
         if lower != self._lower(layer_id):
             # staged before anyone knew what it stands on: archives name their layers last
             (directory / "work").mkdir(mode=0o700, exist_ok=True)
-            (directory / "lower").write_text(":".join(lower))
+            files.write_text(directory / "lower", ":".join(lower))
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             paths.sync_filesystem(descriptor)
@@ -164,11 +164,11 @@ class OverlaySnapshotter:
         short = self._known_short(layer_id) or short_name()
         if not os.path.lexists(self._root / "l" / short):
             os.symlink(self._target(layer_id), self._root / "l" / short)
-        (directory / "link").write_text(short)
+        files.write_text(directory / "link", short)
         lower = self._below(parent)
         if lower:
             (directory / "work").mkdir(mode=0o700, exist_ok=True)
-            (directory / "lower").write_text(":".join(lower))
+            files.write_text(directory / "lower", ":".join(lower))
 
     def _known_short(self, layer_id: str) -> str:
         """The name under which the layers above know a layer, "" when it was lost."""
@@ -219,7 +219,7 @@ class OverlaySnapshotter:
             self._take_over_root(init / "diff", layers)
             init_layer.make(init / "diff", layers)
             (init / "committed").touch(mode=0o600)
-            above = [f"l/{(init / 'link').read_text()}", *lower]
+            above = [f"l/{files.read_text(init / 'link')}", *lower]
             directory = self._make(container_id, above, size_limit=size_limit)
             self._take_over_root(self.upper_path(container_id), layers)
             (directory / "merged").mkdir(mode=0o700)
