@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from daemons import Daemon, Dockerd
-from machine import CLIENTS, lacking
+from machine import CGROUP_PARENT, CGROUPS, CLIENTS, lacking
 from registries import DockerRegistry
 
 pytestmark = [pytest.mark.needs("docker", "busybox", "newest docker", "buildx")]
@@ -505,18 +505,27 @@ def files_of(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.needs("dockerd")
-@pytest.mark.parametrize("name", SAME)
-def test_the_same_files_and_configuration_as_dockerd_s(
-    daemon: Daemon, dockerd: Dockerd, project: Path, tmp_path: Path, name: str
-) -> None:
-    (project / "Dockerfile").write_text(SAME[name])
+@pytest.fixture
+def dockerd_buildkit(dockerd: Dockerd) -> Iterator[Dockerd]:
+    """With the plugin; the group that its BuildKit leaves behind is taken away."""
     plugins = dockerd.directory / "cli-plugins"
     plugins.mkdir(exist_ok=True)
     if not (plugins / "docker-buildx").exists():
         (plugins / "docker-buildx").symlink_to(PLUGIN)
+    yield dockerd
+    parent = CGROUP_PARENT.strip("/")
+    for place in (*CGROUPS.glob(f"*/{parent}/buildkit"), *CGROUPS.glob(f"{parent}/buildkit")):
+        place.rmdir()
+
+
+@pytest.mark.needs("dockerd")
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_files_and_configuration_as_dockerd_s(
+    daemon: Daemon, dockerd_buildkit: Dockerd, project: Path, tmp_path: Path, name: str
+) -> None:
+    (project / "Dockerfile").write_text(SAME[name])
     results = []
-    for number, engine in enumerate((dockerd, daemon)):
+    for number, engine in enumerate((dockerd_buildkit, daemon)):
         out = tmp_path / f"{number}.tar"
         for words in (["-t", "case"], ["-o", f"type=tar,dest={out}"]):
             # neither has a network to give to steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -155,6 +156,38 @@ def test_what_is_wrong_is_said(networked: Daemon, compose: tuple[Compose, int, s
     with socket.create_server(("127.0.0.1", port)):
         said = run("up", "-d", check=False)
     assert "port is already allocated" in said
+
+
+@pytest.mark.needs("newest compose", "buildx")
+def test_images_are_built_over_buildkit_s_protocol(networked: Daemon, tmp_path: Path) -> None:
+    plugins = networked.directory / "cli-plugins"
+    plugins.mkdir(exist_ok=True)
+    if not (plugins / "docker-buildx").exists():
+        (plugins / "docker-buildx").symlink_to(CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx")
+    (tmp_path / "key").write_text("s3cret")
+    (tmp_path / "compose.yaml").write_text(
+        "services:\n"
+        "  one:\n    image: built:1\n    command: cat /word /key\n    build:\n      context: .\n"
+        "      args: {WORD: composed}\n      secrets: [k]\n      dockerfile_inline: |\n"
+        "        FROM busybox\n        ARG WORD\n        RUN echo $$WORD > /word\n"
+        "        RUN --mount=type=secret,id=k cp /run/secrets/k /key\n"
+        "  two:\n    image: built:2\n    command: cat /word\n    build:\n      context: .\n"
+        "      additional_contexts: {base: 'service:one'}\n"
+        "      dockerfile_inline: |\n        FROM base\n        RUN echo again >> /word\n"
+        "secrets:\n  k:\n    file: key\n"
+    )
+    command = [*PROGRAMS["new"], "-p", "built"]
+    try:
+        built = networked.run([*command, "build"], cwd=tmp_path, timeout=90)
+        assert "RUN echo $WORD > /word" in built.stdout + built.stderr
+        shown = networked.run([*command, "up", "--build"], cwd=tmp_path, timeout=90).stdout
+        assert re.search(r"one-1 .*composed", shown)
+        assert "s3cret" in shown
+        assert re.search(r"two-1 .*again", shown)
+    finally:
+        networked.run([*command, "down", "-t", "0"], cwd=tmp_path, check=False)
+        networked.docker("rmi", "-f", "built:1", "built:2", check=False)
+        networked.request("POST", "/build/prune?all=1")
 
 
 def test_images_are_built_for_services(
