@@ -497,6 +497,24 @@ def test_corten_builder(daemon: Daemon, clean: None) -> None:
     assert "Total reclaimed space: 2MB" in daemon.corten("builder", "prune", "-f").stdout
 
 
+def test_builds_are_counted(daemon: Daemon, clean: None) -> None:
+    def counts() -> dict[str, float]:
+        text = daemon.request("GET", "/metrics")[1].decode()
+        rows = (line.rpartition(" ") for line in text.splitlines() if line.startswith("builder_builds"))
+        return {name: float(value) for name, _, value in rows}
+
+    before = counts()
+    build(daemon, context("FROM busybox\nRUN true\n"))
+    build(daemon, context("FROM busybox\nRUN exit 3\n"))
+    build(daemon, context("FROM busybox\nRUNS true\n"))
+    grown = {name: value - before.get(name, 0) for name, value in counts().items()}
+    assert grown == {
+        "builder_builds_triggered_total": 3,
+        'builder_builds_failed_total{reason="dockerfile_syntax_error"}': 1,
+        'builder_builds_failed_total{reason="error_processing_commands_error"}': 1,
+    }
+
+
 def test_a_daemon_that_stops_ends_its_builds(fresh_daemon: Daemon) -> None:
     told: list[Any] = []
 

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "logdriver",
             "runtime",
             "cgroup",
+            "dockerfile",
             "oci",
             "dockerapi",
             "linux",

@@ -12,7 +12,7 @@ from typing import Any
 
 from corten.build.build import Build, BuildFailed, Place
 from corten.build.cache import StepCache
-from corten.build.history import History, Record
+from corten.build.history import CANCELED, History, Record
 from corten.build.local_context import FileDigests
 from corten.build.mounts import NEW_CACHE
 from corten.build.options import BuildOptions
@@ -22,6 +22,7 @@ from corten.config import Config
 from corten.dockerapi.build import BuildQuery, PruneSpace
 from corten.dockerapi.build_request import BuildRequest
 from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
+from corten.dockerfile.errors import DockerfileError
 from corten.engine import filters as filtering
 from corten.engine.build_contexts import Contexts, Gathered
 from corten.engine.build_outputs import BuildOutputs
@@ -39,6 +40,8 @@ from corten.oci.platform import parse_platform
 
 logger = logging.getLogger(__name__)
 CACHE_NOTE = "corten.build.cache"  # on an index: its images are what steps may be taken from
+# why builds fail, as dockerd's metric calls it
+_SYNTAX, _STEPS, _CANCELLED = "dockerfile_syntax_error", "error_processing_commands_error", "build_canceled"
 Document = dict[str, Any]
 
 
@@ -81,6 +84,7 @@ class Builds:
         self._scratch.mkdir(mode=0o700)
         self._store = store
         self._containers = containers
+        self._metrics = containers.metrics
         self._images = images
         self._registries = registries
         self._events = events
@@ -205,17 +209,22 @@ class Builds:
     ) -> AsyncIterator[Document]:
         """names: what to call the result; None for a caller who does that, and gets errors as exceptions"""
         gathered = order.gathered
-        build = await run_blocking(
-            lambda place: Build(
-                place,
-                order.options,
-                gathered.main,
-                cancellation,
-                named=gathered.named,
-                dockerfile=gathered.dockerfile,
-            ),
-            self._place(order.credentials, order.query.network),
-        )
+        self._metrics.builds_triggered.add()
+        try:
+            build = await run_blocking(
+                lambda place: Build(
+                    place,
+                    order.options,
+                    gathered.main,
+                    cancellation,
+                    named=gathered.named,
+                    dockerfile=gathered.dockerfile,
+                ),
+                self._place(order.credentials, order.query.network),
+            )
+        except CortenError as error:
+            self._metrics.builds_failed.add(_SYNTAX if isinstance(error, DockerfileError) else _STEPS)
+            raise
         record = new_record(order.query, order.options, gathered, build.file.lines, order.note)
         if order.is_recorded:
             self.history.put(record)
@@ -256,6 +265,8 @@ class Builds:
             raise
         finally:
             finish_record(record, build, failure, cancelled=cancellation.is_cancelled and failure == "the client left")
+            if failure:
+                self._metrics.builds_failed.add(_CANCELLED if record.status == CANCELED else _STEPS)
             if keep:
                 await asyncio.shield(run_blocking(self.history.put, record, build.steps.log()))
 
