@@ -512,7 +512,7 @@ def test_instructions_have_their_own_parts_listed(tmp_path: Path) -> None:
             async def load(follow: Sequence[str]) -> SessionContext:
                 return await SessionContext.open(session, Wanted(name="context", follow=follow), tmp_path)
 
-            context = NarrowContext(session, load)
+            context = NarrowContext(asyncio.get_running_loop(), load)
 
             def use() -> None:
                 part = narrowed(context, ["./src/"])

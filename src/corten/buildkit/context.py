@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _AHEAD_FILES = 512
 _AHEAD_BYTES = 64 << 20
 _FAREWELL_S = 10.0
+_REPORTED_EVERY_S = 0.25
 _EMPTY = hashlib.sha256().digest()
 _threads = ThreadPoolExecutor(4, thread_name_prefix="corten-files")
 _ending: set[asyncio.Task[None]] = set()  # tasks need somebody who knows them
@@ -86,6 +87,7 @@ class SessionContext(Context):
         self._receiving: asyncio.Task[None] | None = None
         self.report: Callable[[int], None] | None = None  # told how many bytes have come
         self.transferred = 0
+        self._reported = 0.0
 
     @classmethod
     async def open(cls, session: Session, wanted: Wanted, scratch: Path) -> SessionContext:
@@ -180,7 +182,9 @@ class SessionContext(Context):
             self._asked.pop(file.number, None)
             _wake(file)
         self.transferred += sum(len(data) for _, data in batch)
-        if self.report is not None:
+        now = self._session.loop.time()
+        if self.report is not None and (not self._asked or now - self._reported > _REPORTED_EVERY_S):
+            self._reported = now
             self.report(self.transferred)
 
     def _write(self, batch: Sequence[tuple[int, bytes]]) -> list[_File]:

@@ -6,30 +6,30 @@ late, so nothing is decided before an instruction asks.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from corten.build.contexts import BuildContext
 from corten.build.selection import followed
 from corten.build.tree import Node, Tree
-
-if TYPE_CHECKING:
-    from corten.buildkit.sessions import Session
+from corten.build.workshop import Cancelled
 
 # paths to follow, () for everything
 Load = Callable[[Sequence[str]], Coroutine[Any, Any, BuildContext]]
 
 
 class NarrowContext:
-    """A ``BuildContext`` and ``Narrowable``.  Used in worker threads; ``load`` runs on the session's loop.
+    """A ``BuildContext`` and ``Narrowable``.  Used in worker threads; ``load`` runs on the loop.
 
     As a tree itself it is the whole directory.
-    Errors of all: those of ``load``, once for each part.
+    Errors of all: those of ``load``, each time; Cancelled.
     """
 
-    def __init__(self, session: Session, load: Load) -> None:
-        self._session = session
+    def __init__(self, loop: asyncio.AbstractEventLoop, load: Load) -> None:
+        self._loop = loop
         self._load = load
         self._lock = threading.Lock()
         self._parts: dict[tuple[str, ...], _Part] = {}
@@ -47,7 +47,10 @@ class NarrowContext:
                 raise part.error
             if part.context is None:
                 try:
-                    part.context = self._session.wait_for(self._load(paths))
+                    part.context = asyncio.run_coroutine_threadsafe(self._load(paths), self._loop).result()
+                except (asyncio.CancelledError, concurrent.futures.CancelledError):
+                    part.error = Cancelled("the build was cancelled")
+                    raise part.error from None
                 except Exception as error:
                     part.error = error
                     raise

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from corten.api.buildkit.layouts import layout_image
-from corten.api.buildkit.lazy import LazyContext
 from corten.buildkit.auth import credentials
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
+from corten.buildkit.narrow import NarrowContext
 from corten.buildkit.proto.session_pb2 import BytesMessage
 from corten.buildkit.wire import parsed
 from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
@@ -67,22 +67,24 @@ class Client:
     def directory(
         self, session_id: str, name: str, excluded: Sequence[str], contexts: Contexts, job: Job, title: str
     ) -> BuildContext:
-        """A directory of the client, which it lists when the first file of it is needed; closed with ``contexts``.
+        """A directory of the client, of which it lists what an instruction needs; closed with ``contexts``.
 
         title: of the vertex that tells of it
         """
 
-        async def load() -> BuildContext:
+        async def load(follow: Sequence[str]) -> BuildContext:
             with job.vertex(title) as task:
                 session = await self._required(session_id)
-                wanted = Wanted(name=name, exclude=excluded)
+                wanted = Wanted(name=name, exclude=excluded, follow=follow)
                 found = await SessionContext.open(session, wanted, contexts.scratch)
                 job.tell(task.part("transferring context:", current=found.transferred, done=True))
+                # contents come later, when the cache does not know them
+                found.report = lambda size: job.tell(task.part("transferring context:", current=size, done=True))
                 return found
 
-        lazy = LazyContext(self._loop, load)
-        contexts.hold(lazy)
-        return lazy
+        context = NarrowContext(self._loop, load)
+        contexts.hold(context)
+        return context
 
     async def uploaded(self, address: str) -> AsyncIterator[bytes]:
         """What the client gives under an address of the session.  Errors: NotFound, Unavailable."""
