@@ -21,25 +21,21 @@ from corten.engine.events import Events
 from corten.engine.image_mounts import ImageMounts
 from corten.engine.live import Live
 from corten.engine.logs import log_attributes
-from corten.engine.mount_sources import prepare_sources
 from corten.engine.preparation import Preparation
+from corten.engine.restart_policy import next_backoff_s, wants_restart
+from corten.engine.run_mounts import RunMounts
 from corten.engine.runtimes import Runtimes
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
-from corten.engine.streams import run_blocking
 from corten.engine.tasks import Tasks
 from corten.engine.user_namespaces import UserNamespaces
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, NotModified, Unavailable
-from corten.linux import mount as kernel_mount
 from corten.snapshot.api import Snapshotter
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STOP_TIMEOUT_S = 10
 _KILL_WAIT_S = 10
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_LIMIT_S = 60.0
-_BACKOFF_RESET_NS = 10 * 10**9
 SIGKILL = 9
 
 _START_EXIT_CODES: tuple[tuple[type[CortenError], int], ...] = ((CommandNotFound, 127), (CommandNotExecutable, 126))
@@ -73,8 +69,7 @@ class Lifecycle:
         self._events = events
         self._shims = shims
         self._snapshotter = snapshotter
-        self._volumes = volumes
-        self._image_mounts = image_mounts
+        self._mounts = RunMounts(volumes, image_mounts, preparation.shm_directory)
         self._endpoints = endpoints
         self._preparation = preparation
         self._tasks = tasks
@@ -154,8 +149,7 @@ class Lifecycle:
             rootfs = self._snapshotter.rootfs(container.id)
             if container.mount_label:
                 rootfs["options"].append(f"context={container.mount_label}")
-            await self._acquire_mounts(container)
-            self._mount_shm(live)
+            await self._mounts.acquire(live)
             container.id_maps = self._user_namespaces.take(container, self._preparation.shared_ids(container))
             await self._endpoints.attach(live)
             if self._endpoints.namespaces(container) or container.id_maps:
@@ -189,7 +183,7 @@ class Lifecycle:
             )
         except BaseException:
             await self._endpoints.detach(live)
-            await self._release_mounts(live)
+            await self._mounts.release(live)
             self.release_ids(container)
             raise
 
@@ -201,54 +195,6 @@ class Lifecycle:
         """It does not run."""
         self._user_namespaces.release(container)
         container.id_maps = IdMaps()
-
-    async def _acquire_mounts(self, container: Container) -> None:
-        points = container.mount_points
-        if not points:
-            return
-
-        def acquire() -> None:
-            prepare_sources(points)
-            container.mount_points = self._image_mounts.mount_all(container.id, points)
-            self._volumes.mount_all(container.id, points)
-
-        await run_blocking(acquire)
-
-    async def _release_mounts(self, live: Live) -> None:
-        container = live.container
-        kinds = {point.type for point in container.mount_points}
-        if "volume" in kinds:
-            await run_blocking(self._volumes.unmount_all, container.id, container.mount_points)
-        if "image" in kinds:
-            await run_blocking(self._image_mounts.unmount_all, container.id)
-        if container.host_config.ipc_mode == "shareable":
-            self._unmount_shm(live)
-
-    def _mount_shm(self, live: Live) -> None:
-        """A shareable IPC namespace needs its /dev/shm where other containers can be given it."""
-        host = live.container.host_config
-        if host.ipc_mode != "shareable":
-            return
-        directory = self._preparation.shm_directory(live.container.id)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        label = f',context="{live.container.mount_label}"' if live.container.mount_label else ""
-        kernel_mount.mount(
-            "shm",
-            str(directory),
-            "tmpfs",
-            kernel_mount.MS_NOSUID | kernel_mount.MS_NOEXEC | kernel_mount.MS_NODEV,
-            f"mode=1777,size={host.shm_size}{label}",
-        )
-        live.shm_mounted = True
-
-    def _unmount_shm(self, live: Live) -> None:
-        directory = self._preparation.shm_directory(live.container.id)
-        if not directory.exists():
-            return
-        if live.shm_mounted:
-            kernel_mount.umount2(str(directory), kernel_mount.MNT_DETACH)
-            live.shm_mounted = False
-        directory.rmdir()
 
     # -- exit -----------------------------------------------------------------------------------------------------
 
@@ -279,7 +225,7 @@ class Lifecycle:
             if shim is not None:
                 await shim.close()
             await self._endpoints.detach(live)
-            await self._release_mounts(live)
+            await self._mounts.release(live)
             self.release_ids(container)
             restart = self._wants_restart(live)
             container.become(Status.RESTARTING if restart else Status.EXITED)
@@ -292,7 +238,7 @@ class Lifecycle:
             self.publish(live, "die", exitCode=str(status.code), execDuration=str(max(0, ran_ns) // 10**9))
             self._finish_run(live, restarting=restart)
             if restart:
-                live.backoff_s = self._next_backoff(live.backoff_s, ran_ns)
+                live.backoff_s = next_backoff_s(live.backoff_s, ran_ns)
                 live.backoff = self._tasks.spawn(self._restart_later(live), f"restart {container.id[:12]}")
             elif container.host_config.auto_remove and not live.restarts:
                 self._tasks.spawn(self._auto_remove(live), f"remove {container.id[:12]}")
@@ -314,13 +260,6 @@ class Lifecycle:
         if self.shutting_down or live.removing:
             return False
         return wants_restart(live.container)
-
-    @staticmethod
-    def _next_backoff(previous_s: float, ran_ns: int) -> float:
-        """100 ms, doubled to a minute at most; a run of ten seconds starts over (dockerd's restart manager)."""
-        if previous_s <= 0 or ran_ns >= _BACKOFF_RESET_NS:
-            return _BACKOFF_FIRST_S
-        return min(previous_s * 2, _BACKOFF_LIMIT_S)
 
     async def _restart_later(self, live: Live) -> None:
         await asyncio.sleep(live.backoff_s)
@@ -462,16 +401,3 @@ class Lifecycle:
             # a stop by the daemon is no stop by the user: the policy applies at the next start
             live.container.state.stopped_by_user = False
             self._store.record(live.container)
-
-
-def wants_restart(container: Container, *, at_boot: bool = False) -> bool:
-    """What the restart policy says about a program that has ended (dockerd's restart manager)."""
-    policy, state = container.host_config.restart_policy, container.state
-    if policy.name == "always":
-        return at_boot or not state.stopped_by_user
-    if policy.name == "unless-stopped":
-        return not state.stopped_by_user
-    if policy.name == "on-failure":
-        allowed = policy.maximum_retry_count == 0 or state.restart_count < policy.maximum_retry_count
-        return state.exit_code != 0 and allowed and not state.stopped_by_user
-    return False

@@ -10,8 +10,9 @@ from pathlib import Path
 from corten.config import Config
 from corten.engine.container import Container, Status
 from corten.engine.endpoints import Endpoints
-from corten.engine.lifecycle import Lifecycle, now_ns, wants_restart
+from corten.engine.lifecycle import Lifecycle, now_ns
 from corten.engine.live import Index, Live
+from corten.engine.restart_policy import wants_restart
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.store import Store
 from corten.engine.tasks import Tasks
