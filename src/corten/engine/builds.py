@@ -17,7 +17,7 @@ from corten.build.local_context import FileDigests
 from corten.build.mounts import NEW_CACHE
 from corten.build.options import BuildOptions
 from corten.build.pruning import Space, Usage
-from corten.build.workshop import Cancellation, Cancelled, Limits
+from corten.build.workshop import Cancellation, Cancelled
 from corten.config import Config
 from corten.dockerapi.build import BuildQuery, PruneSpace
 from corten.dockerapi.build_request import BuildRequest
@@ -25,6 +25,7 @@ from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
 from corten.dockerfile.errors import DockerfileError
 from corten.engine import filters as filtering
 from corten.engine.build_contexts import Contexts, Gathered
+from corten.engine.build_options import build_options, target_names
 from corten.engine.build_outputs import BuildOutputs
 from corten.engine.build_records import finish_record, new_record
 from corten.engine.build_workshop import EngineWorkshop
@@ -36,7 +37,6 @@ from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound, Unauthorized, Unavailable
 from corten.image.store import ImageStore
 from corten.oci import reference
-from corten.oci.platform import parse_platform
 
 logger = logging.getLogger(__name__)
 CACHE_NOTE = "corten.build.cache"  # on an index: its images are what steps may be taken from
@@ -139,7 +139,7 @@ class Builds:
         Errors: InvalidParameter (query, context, Dockerfile) before the first document; a failing step is a document.
         """
         names = target_names(query.tags)
-        _options(query, BuildRequest())  # what is wrong with the query is told before the context is read
+        build_options(query, BuildRequest())  # what is wrong with the query is told before the context is read
         cancellation = Cancellation()
         if query.id and query.id in self._by_id:
             raise Conflict(f"a build with the id {query.id} is running")
@@ -150,9 +150,8 @@ class Builds:
             contexts = Contexts(query, self._scratch, self._digests, cancellation)
             try:
                 gathered = await self._gather(contexts, query, body, cancellation)
-                order = Order(
-                    query, gathered, _options(query, gathered.request), lambda host: credentials_for(credentials, host)
-                )
+                options = build_options(query, gathered.request)
+                order = Order(query, gathered, options, lambda host: credentials_for(credentials, host))
                 async for document in self._run(order, names, cancellation):
                     yield document
             finally:
@@ -202,7 +201,7 @@ class Builds:
     @staticmethod
     def options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
         """Errors: InvalidParameter."""
-        return _options(query, request)
+        return build_options(query, request)
 
     async def _run(
         self, order: Order, names: list[reference.Reference] | None, cancellation: Cancellation
@@ -363,58 +362,3 @@ def _until(wanted: filtering.Filters) -> int | None:
         if name in wanted:
             return filtering.parse_until({"until": wanted[name]})
     return None
-
-
-def target_names(tags: tuple[str, ...]) -> list[reference.Reference]:
-    """The names of the result, each once.  Errors: InvalidParameter."""
-    found: dict[str, reference.Reference] = {}
-    for tag in tags:
-        name = reference.parse(tag)
-        if name.digest:
-            raise InvalidParameter("build tag cannot contain a digest")
-        name = name.with_default_tag()
-        found[name.canonical] = name
-    return list(found.values())
-
-
-def _options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
-    if query.platform:
-        parse_platform(query.platform)
-    if query.network.startswith("container:") and len(query.network) == len("container:"):
-        raise InvalidParameter("invalid network mode: a container is missing in container:<name|id>")
-    return BuildOptions(
-        dockerfile=query.dockerfile,
-        tags=query.tags,
-        target=query.target,
-        arguments=query.arguments,
-        labels=query.labels,
-        no_cache=query.no_cache,
-        pull=query.pull,
-        cache_from=query.cache_from,
-        quiet=query.quiet,
-        remove=query.remove,
-        force_remove=query.force_remove,
-        network=query.network,
-        platform=query.platform,
-        limits=Limits(
-            memory=query.memory,
-            memory_swap=query.memory_swap,
-            cpu_shares=query.cpu_shares,
-            cpu_period=query.cpu_period,
-            cpu_quota=query.cpu_quota,
-            cpuset_cpus=query.cpuset_cpus,
-            cpuset_mems=query.cpuset_mems,
-            shm_size=query.shm_size,
-            ulimits=tuple((item.name, item.soft, item.hard) for item in query.ulimits),
-            cgroup_parent=query.cgroup_parent,
-            extra_hosts=query.extra_hosts,
-        ),
-        secrets=request.secrets,
-        agents=request.agents,
-        explain=query.explain,
-        structured=request.structured,
-        allow=frozenset(request.allow),
-        fresh_stages=frozenset(request.no_cache_filter),
-        squash=request.squash or query.squash,
-        rewrite_times=request.rewrite_times,
-    )
