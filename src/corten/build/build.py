@@ -282,7 +282,7 @@ class Build:
         for result in list(self._results.values()):
             result.thread.join()
         if failed is not None:
-            # a stage that was only told to stop is not why
+            # a stage that was only told to stop is not the reason
             raise next((item for item in self._failures() if not isinstance(item, Cancelled)), failed)
         assert state is not None
         if not state.image:

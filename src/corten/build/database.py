@@ -13,7 +13,7 @@ from corten.errors import SystemFailure
 class Database:
     """One file, readable by its owner alone.  Thread-safe: one statement at a time, each a transaction.
 
-    lock: held by who needs several statements to be one step
+    lock: to be held where several statements are one step
     Errors of all methods but ``close``: SystemFailure.
     """
 

@@ -98,7 +98,7 @@ def _accept(
         client.close()
         return
     for one, other in ((client, server), (server, client)):
-        one.settimeout(10)  # an agent's messages are small: who does not read them is left
+        one.settimeout(10)  # an agent's messages are small: one that does not read them is left
         peers[one] = other
         waiting.register(one, selectors.EVENT_READ)
 

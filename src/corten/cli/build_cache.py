@@ -1,6 +1,6 @@
 """``--cache-from`` and ``--cache-to``, and images out of OCI layouts.
 
-What a cache is made of are images: the history of each tells which step made which layer, so an image that was pushed
+A cache is made of images: the history of each tells which step made which layer, so an image that was pushed
 or written to a directory is a cache for those who trust it.  Source: docs.docker.com, "Cache storage backends".
 """
 

@@ -127,7 +127,7 @@ def local_target(path: str) -> Endpoint:
 def prepare(source: Endpoint, target: Endpoint) -> tuple[str, Callable[[str], str] | None]:
     """(directory to unpack in, how names of entries change).
 
-    Errors: InvalidParameter when a directory would become a file; NotFound when a file shall go into a directory that
+    Errors: InvalidParameter when a directory would become a file; NotFound when a file is to go into a directory that
     does not exist.
     """
     directory, wanted = split_entry(target.path)

@@ -20,7 +20,7 @@ def size(fd: int = 1) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """Every key goes through as it is; the mode that was before comes back on every way out."""
+    """Every key goes through as it is; the earlier mode comes back however the block ends."""
     before = termios.tcgetattr(fd)
     tty.setraw(fd, termios.TCSADRAIN)
     try:

@@ -223,7 +223,7 @@ def check_namespaces(host_config: HostConfig) -> None:
 
 
 def check_shared_namespaces(request: ContainerCreate) -> None:
-    """What belongs to a namespace is set where the namespace is made, not by who joins it.
+    """What belongs to a namespace is set where the namespace is made, not by those that join it.
 
     Only what the client itself asked for: what an image exposes is no contradiction.
     """

@@ -1,4 +1,4 @@
-"""From a container's record to what the kernel shall have: addresses, gateways, names, ports of each endpoint."""
+"""From a container's record to what the kernel is to have: addresses, gateways, names, ports of each endpoint."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def memory_and_swap(limits: Resources) -> int:
 def oci_resources(limits: Resources, *, default_pids_limit: int = 0) -> dict[str, object]:
     """The limits as ``linux.resources`` of the runtime specification (config-linux.md, "Control groups").
 
-    default_pids_limit: for who asks for none, 0 for no limit
+    default_pids_limit: of containers that ask for none, 0 for no limit
     """
     memory: dict[str, object] = {}
     if limits.memory:

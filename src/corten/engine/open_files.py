@@ -17,7 +17,7 @@ def raise_limit() -> None:
 
 
 def give_back(pid: int) -> None:
-    """Have a process that was started since, and what it starts, keep to the limit of before."""
+    """Give a process that was started since, and what it starts, the limit that was in force before."""
     if _given is not None:
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, _given)

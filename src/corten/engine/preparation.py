@@ -138,7 +138,7 @@ class Preparation:
                     raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
                 joined[kind] = f"/proc/{other.state.pid}/ns/{_NAMESPACE_FILES[kind]}"
                 if kind != "uts" and other.id_maps:
-                    # who shares a namespace must share the user namespace that it belongs to
+                    # whoever shares a namespace must share the user namespace that it belongs to
                     joined["user"] = f"/proc/{other.state.pid}/ns/user"
         joined |= self._endpoints.namespaces(container)
         return joined

@@ -27,7 +27,7 @@ _SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """group: "daemon", "host" or "containers";  do: how to better it"""
+    """group: "daemon", "host" or "containers";  do: what to do about it"""
 
     group: str
     title: str

@@ -157,7 +157,7 @@ class Shims:
             await run_blocking(clean_up, directory, request.cgroup, request.rootfs["target"])
             raise SystemFailure(f"{_CREATE_FAILED}the container's shim has been killed", step="shim")
         finally:
-            # containers are started in rows of their kind
+            # the next container is most likely one of the same kind
             self._spawner.replenish(_new_namespaces(request.spec))
             for item in request.attach:
                 item.sock.close()

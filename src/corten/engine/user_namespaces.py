@@ -118,7 +118,7 @@ class Pool:
 
     @classmethod
     def of(cls, configured: str) -> Pool:
-        """configured: "first:count", "" for the subordinate ids of who is made for it."""
+        """configured: "first:count", "" for the subordinate ids of the user made for it."""
         if configured:
             first, _, count = configured.partition(":")
             if not (first.isdigit() and count.isdigit() and int(count) and 0 < int(first) < 2**32 - int(count)):

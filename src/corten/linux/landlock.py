@@ -1,7 +1,7 @@
 """Landlock: a process locks itself in.  Source: Documentation/userspace-api/landlock.rst.
 
 What is locked in stays so in every thread and process that it makes, and nobody can take it back.  It cannot be used
-for what makes containers: who is locked in may not mount, and neither may the programs that come of it.
+for what makes containers: a process that is locked in may not mount, and neither may the programs that come of it.
 """
 
 from __future__ import annotations

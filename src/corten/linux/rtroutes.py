@@ -45,7 +45,7 @@ def add_address(index: int, address: str) -> Message:
     if parsed.version == 4 and parsed.network.prefixlen < 31:
         parts.append(attribute(_IFA_BROADCAST, parsed.network.broadcast_address.packed))
     if parsed.version == 6:
-        # addresses are allocated: nobody else has it, and nothing shall wait for the probe
+        # addresses are allocated: nobody else has it, and nothing should wait for the probe
         parts.append(attribute(_IFA_FLAGS, _IFA_F_NODAD))
     body = _ADDRESS.pack(_family(parsed.version), parsed.network.prefixlen, 0, _SCOPE_UNIVERSE, index)
     return Message(

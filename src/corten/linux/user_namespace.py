@@ -66,7 +66,7 @@ def unmapped_id(kind: str) -> int:
 
 
 def owner(status: os.stat_result) -> tuple[int, int]:
-    """Whom a copy of a file of the machine belongs to: who has no id here is root's business, as it is outside."""
+    """The owner of a copy of a file of the machine; files of owners without an id here become root's."""
     uid, gid = status.st_uid, status.st_gid
     return 0 if uid == unmapped_id("uid") else uid, 0 if gid == unmapped_id("gid") else gid
 

@@ -136,7 +136,7 @@ class Background:
         attached = [item for box in boxes for item in box.endpoints.values()]
         names = [item.host_link for item in attached if item.host_link]
         try:
-            # who still uses a namespace is cut off at once: its address may be somebody else's in a moment
+            # whoever still uses a namespace is cut off at once: its address may be somebody else's in a moment
             self._host.transact([rt.disable_bridge_port(name) for name in names])
         except OSError as error:
             logger.warning("links of sandboxes: %s", error)

@@ -168,7 +168,7 @@ def _head(query: Query, code: int, records: int, more: int = 0) -> bytes:
 
 
 def _options(query: Query) -> bytes:
-    """Who speaks EDNS is answered in it (RFC 6891 section 6.1.1)."""
+    """A client that speaks EDNS is answered in it (RFC 6891 section 6.1.1)."""
     return _OPTIONS.pack(0, OPT, _OWN_DATAGRAM_BYTES, 0, 0) if query.size else b""
 
 

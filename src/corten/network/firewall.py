@@ -301,7 +301,7 @@ class Firewall:
             if chain not in self._told and self._networks:
                 self._told.add(chain)
                 logger.warning(
-                    "firewall chain %s %s drops what it does not know: accept there what containers shall send",
+                    "firewall chain %s %s drops what it does not know: accept there what containers are to send",
                     chain.table,
                     chain.name,
                 )

@@ -219,7 +219,7 @@ class Forwarding:
 
     @property
     def found(self) -> dict[str, str]:
-        """What the host had, to be kept by who outlives this process."""
+        """What the host had, to be kept by whatever outlives this process."""
         return dict(self._found)
 
     def remember(self, found: dict[str, str]) -> None:

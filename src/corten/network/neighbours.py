@@ -36,7 +36,7 @@ def let_through(
 ) -> list[nftlist.Chain]:
     """Have exactly these bridges' packets accepted where iptables-nft's FORWARD chains drop by policy.
 
-    chains: all there are;  mark: told apart by it, the rules of several daemons
+    chains: all there are;  mark: tells the rules of several daemons apart
     Returns the chains of others that drop by policy and are not iptables'.  Errors: OSError.
     """
     forward = [chain for chain in chains if chain.hook == nft.FORWARD]

@@ -44,7 +44,7 @@ class Plumbing:
         self._forwarding = links.Forwarding()
         self._lock = threading.RLock()
         self._host = SharedConnection(NETLINK_ROUTE)
-        # deleting takes the kernel long: nobody else shall wait for it
+        # deleting takes the kernel long: nobody else should wait for it
         self._slow = SharedConnection(NETLINK_ROUTE)
         self._connections = SharedConnection(NETLINK_NETFILTER)
         self._background = Background(self._slow, self._connections)

@@ -144,7 +144,7 @@ class Sandbox:
 def new(owned: tuple[int, int] | None = None) -> Sandbox:
     """A namespace with nothing but its loopback device, up.
 
-    owned: descriptors of a user namespace and of a network namespace that belongs to it; theirs it is then
+    owned: descriptors of a user namespace and of a network namespace that belongs to it, to be used instead of new ones
     Errors: OSError.
     """
 

@@ -100,7 +100,7 @@ class Authorizer:
         return self._scheme == "basic"
 
     def header(self, scope: str) -> str:
-        """The value of ``Authorization`` as far as it is known what the registry wants; "" for none."""
+        """The value of ``Authorization``, as far as the registry has said what it wants; "" for none."""
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         if self._scheme == "basic":

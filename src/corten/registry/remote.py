@@ -59,7 +59,7 @@ class Remote:
         self.endpoint = endpoint
         self.path = path
         self.authorizer = Authorizer(transport, endpoint, credentials, offline=offline)
-        # who else can be asked is asked sooner
+        # a mirror is given up sooner: others can be asked
         self.attempts = transport.settings.attempts if endpoint.is_origin else min(2, transport.settings.attempts)
         scopes = [f"repository:{path}:{actions}", *(f"repository:{source}:pull" for source in sorted(set(sources)))]
         self._scope = " ".join(scopes)

@@ -105,7 +105,7 @@ def _clone_directly(
 
 @contextlib.contextmanager
 def _born_in(pid_namespace: int) -> Iterator[None]:
-    """Children are born in that namespace, and out of reach of who is there (CVE-2016-9962), while the block runs."""
+    """Children are born in that namespace, and out of reach of what is there (CVE-2016-9962), while the block runs."""
     if pid_namespace < 0:
         yield
         return
@@ -191,7 +191,7 @@ def exec_process(
     """Run ``process`` in the namespaces and the cgroup of a running container; returns when it has been executed.
 
     init_pid: the container's first process, as the caller sees it
-    state:    of the container (runtime-spec runtime.md, "State"), for who listens to its seccomp filter
+    state:    of the container (runtime-spec runtime.md, "State"), for the listener of its seccomp filter
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
     process = with_inherited(process, spec.get("process") or {})

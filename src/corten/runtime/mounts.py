@@ -164,7 +164,7 @@ def _filesystem(
     try:
         descriptor = made_ahead if made_ahead >= 0 else _new_filesystem(kind, source, options, label)
     except PermissionError:
-        # who has the host's namespace, in a user namespace, may not make a view of it, but use the host's own
+        # a container with the host's namespace and a user namespace may not make a view of it, but may use the host's
         if is_own or kind not in _SHOWS:
             raise
         if not os.path.isdir(_OF_THE_HOST[kind]):

@@ -1,4 +1,4 @@
-"""Who asks, and what that one may do.
+"""Who asks, and what they may do.
 
 An ``Authenticator`` makes a ``Principal`` of the header ``Authorization``; the guard compares what a request needs
 with what the principal may, and tells a client how to ask again.
@@ -54,7 +54,7 @@ class Authenticator(Protocol):
 
 
 class Open:
-    """Nobody has to say who it is."""
+    """Nobody has to say who they are."""
 
     def __init__(self, rights: Rights = EVERYTHING) -> None:
         self._rights = rights
@@ -98,7 +98,10 @@ class Guard:
         return principal.lists
 
     def check_known(self, principal: Principal) -> None:
-        """For ``/v2/``, by which clients find out how to log in: somebody, or nobody where nobody is somebody too."""
+        """For ``/v2/``, by which clients find out how to log in: anybody, unless logging in is what is asked for.
+
+        Errors: Refusal(UNAUTHORIZED) with a challenge.
+        """
         challenge = self._challenge("", "")
         if principal.is_anonymous and challenge:
             raise Refusal("UNAUTHORIZED", headers=challenge)

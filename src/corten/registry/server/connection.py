@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._body is not None and not self._body.is_received:
             return False
-        return self._task is not None  # who asked and closed its half still gets the answer
+        return self._task is not None  # a client that asked and closed its half still gets the answer
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        # who does not read gets no further answers: _room is there until there is room again
+        # a client that does not read gets no further answers: _room is there until there is room again
         while self._task is None and self._buffer and self._room is None and not self._closing:
             if not _CAPITAL_A <= self._buffer[0] <= _CAPITAL_Z:
                 # TLS, most often: a client that tries it first should not wait for what cannot come

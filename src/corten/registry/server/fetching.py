@@ -76,7 +76,7 @@ class Fetches:
     ) -> None:
         path = self._path(blob.digest)
         try:
-            if not await is_there():  # who had the lock before may just have brought it
+            if not await is_there():  # whoever had the lock before may just have brought it
                 await asyncio.get_running_loop().run_in_executor(self._pool, _download, descriptor, remote, blob)
                 await commit(path)
         except (CortenError, OSError) as error:
