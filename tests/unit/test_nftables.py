@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from corten.linux import nftables as nft
+from corten.linux import nftexpressions as expr
 from corten.linux import nftlist
 from corten.linux.netlink import Message, attribute, attributes, nested
 
@@ -34,7 +35,7 @@ def test_parts_of_a_key_are_padded_to_words() -> None:
 
 
 def test_an_interface_is_a_key_of_16_bytes() -> None:
-    assert nft.pack_key((nft.TYPE_INTERFACE,), (b"br0",)) == nft.interface_key("br0") == b"br0".ljust(16, b"\0")
+    assert nft.pack_key((nft.TYPE_INTERFACE,), (b"br0",)) == expr.interface_key("br0") == b"br0".ljust(16, b"\0")
 
 
 def test_an_interval_has_its_begin_and_what_comes_behind_it() -> None:
@@ -69,7 +70,7 @@ def expressions(rule: Message) -> list[tuple[str, dict[int, bytes]]]:
 def test_a_rule_in_the_words_of_iptables() -> None:
     """iptables-nft compares the name with its NUL and nothing behind it: it could not list another rule."""
     rule = nft.add_rule(
-        "filter", "FORWARD", *nft.is_interface(nft.META_IIFNAME, "br0"), nft.counter(), nft.verdict(nft.ACCEPT),
+        "filter", "FORWARD", *expr.is_interface(expr.META_IIFNAME, "br0"), expr.counter(), expr.verdict(nft.ACCEPT),
         family=nft.IPV4, userdata=nft.comment("corten"),
     )  # fmt: skip
     names = [name for name, _ in expressions(rule)]
@@ -79,15 +80,15 @@ def test_a_rule_in_the_words_of_iptables() -> None:
     assert parts(rule)[7] == b"\x00\x07corten\x00"
 
 
-@pytest.mark.parametrize(("inverted", "into"), [(False, 0), (True, 0), (False, nft.FIRST)])
+@pytest.mark.parametrize(("inverted", "into"), [(False, 0), (True, 0), (False, expr.FIRST)])
 def test_lookups(inverted: bool, into: int) -> None:
-    ((name, values),) = expressions(nft.add_rule("t", "c", nft.lookup("s", 4, into=into, inverted=inverted)))
+    ((name, values),) = expressions(nft.add_rule("t", "c", expr.lookup("s", 4, into=into, inverted=inverted)))
     assert name == "lookup"
     assert (5 in values, 3 in values) == (inverted, bool(into))
 
 
 def test_a_jump_and_a_verdict() -> None:
-    ((_, jump), (_, drop)) = expressions(nft.add_rule("t", "c", nft.jump("user"), nft.verdict(nft.DROP)))
+    ((_, jump), (_, drop)) = expressions(nft.add_rule("t", "c", expr.jump("user"), expr.verdict(nft.DROP)))
     verdict = dict(attributes(dict(attributes(jump[2]))[2]))
     assert struct.unpack(">i", verdict[1]) == (-3,)
     assert verdict[2] == b"user\0"
@@ -95,7 +96,7 @@ def test_a_jump_and_a_verdict() -> None:
 
 
 def test_a_rule_is_put_back_as_it_was_read() -> None:
-    original = nft.add_rule("t", "user", nft.jump("x"), userdata=nft.comment("mine"))
+    original = nft.add_rule("t", "user", expr.jump("x"), userdata=nft.comment("mine"))
     body = original.body[:4] + attribute(1, "t") + attribute(2, "user") + attribute(3, bytes(7) + b"\x05")
     body += nested(4, parts(original)[4]) + attribute(7, parts(original)[7])
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corten.linux import nftables as nft
+from corten.linux import nftexpressions as expr
 from corten.linux import nftlist
 from corten.linux.netlink import Connection, Message
 from corten.network import firewalld
@@ -64,9 +65,9 @@ def has_legacy() -> bool:
 def _wanted(mark: str, devices: Sequence[str]) -> dict[bytes, list[bytes]]:
     """What rules have to ask for, by the note on each."""
     return {
-        nft.comment(f"{mark}: {direction} {device}"): nft.is_interface(key, device)
+        nft.comment(f"{mark}: {direction} {device}"): expr.is_interface(key, device)
         for device in devices
-        for direction, key in (("from", nft.META_IIFNAME), ("to", nft.META_OIFNAME))
+        for direction, key in (("from", expr.META_IIFNAME), ("to", expr.META_OIFNAME))
     }
 
 
@@ -84,7 +85,7 @@ def _changes(
         if rule.userdata[2:].startswith(ours)
     }
     gone = [nft.delete_rule(TABLE, CHAIN, handle, chain.family) for data, handle in known.items() if data not in wanted]
-    accept = (nft.counter(), nft.verdict(nft.ACCEPT))
+    accept = (expr.counter(), expr.verdict(nft.ACCEPT))
     return gone + [
         nft.add_rule(TABLE, CHAIN, *matches, *accept, family=chain.family, userdata=data)
         for data, matches in wanted.items()

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from corten.linux import nftables as nft
+from corten.linux import nftexpressions as expr
 from corten.linux.netlink import Message
 from corten.network.plans import NetworkPlan
 
@@ -123,7 +124,7 @@ def skeleton(table: str) -> list[Message]:
         for name, key in ((f"ports{version}", _ADDRESS_KEY[version]), (f"any{version}", _ANY_KEY)):
             messages.append(nft.add_set(table, name, key, SETS[name], data=_TARGET[version]))
     rules = {
-        "guard": [[*_from("bridges"), *_destination_is_loopback(), nft.verdict(nft.DROP)]],
+        "guard": [[*_from("bridges"), *_destination_is_loopback(), expr.verdict(nft.DROP)]],
         "published": [rule for version in (4, 6) for rule in _redirects(version, own=False)],
         "published-own": [rule for version in (4, 6) for rule in _redirects(version, own=True)],
         "forward": _forward(),
@@ -135,22 +136,22 @@ def skeleton(table: str) -> list[Message]:
 
 
 def _member(key: int, name: str, *, inverted: bool = False) -> list[bytes]:
-    return [nft.load_meta(key), nft.lookup(name, SETS[name], inverted=inverted)]
+    return [expr.load_meta(key), expr.lookup(name, SETS[name], inverted=inverted)]
 
 
 def _from(name: str) -> list[bytes]:
-    return _member(nft.META_IIFNAME, name)
+    return _member(expr.META_IIFNAME, name)
 
 
 def _to(name: str, *, inverted: bool = False) -> list[bytes]:
-    return _member(nft.META_OIFNAME, name, inverted=inverted)
+    return _member(expr.META_OIFNAME, name, inverted=inverted)
 
 
-def _destination_is_loopback(operation: int = nft.EQUAL) -> list[bytes]:
+def _destination_is_loopback(operation: int = expr.EQUAL) -> list[bytes]:
     return [
-        *nft.is_family(nft.IPV4),
-        nft.load_network(_HEADER[4][1], 1),
-        nft.compare(_LOOPBACK_FIRST_BYTE, operation),
+        *expr.is_family(nft.IPV4),
+        expr.load_network(_HEADER[4][1], 1),
+        expr.compare(_LOOPBACK_FIRST_BYTE, operation),
     ]
 
 
@@ -162,46 +163,46 @@ def _redirects(version: int, *, own: bool) -> list[list[bytes]]:
     """
     family, (_, destination, size) = _FAMILY[version], _HEADER[version]
     address_registers = size // 4
-    local = [*nft.is_family(family), *nft.destination_is_local()]
+    local = [*expr.is_family(family), *expr.destination_is_local()]
     if not own and version == 4:
-        local += _destination_is_loopback(nft.DIFFERENT)
+        local += _destination_is_loopback(expr.DIFFERENT)
     if version == 6:
-        local += [nft.load_network(destination, size), nft.compare(_LOOPBACK6, nft.DIFFERENT)]
-    first = nft.FIRST
+        local += [expr.load_network(destination, size), expr.compare(_LOOPBACK6, expr.DIFFERENT)]
+    first = expr.FIRST
 
     def port_key(register: int) -> list[bytes]:
-        return [nft.load_meta(nft.META_L4PROTO, register), nft.load_transport(2, 2, register + 1)]
+        return [expr.load_meta(expr.META_L4PROTO, register), expr.load_transport(2, 2, register + 1)]
 
     named, every = f"ports{version}", f"any{version}"
-    change = nft.redirect(family, first, first + address_registers)
+    change = expr.redirect(family, first, first + address_registers)
     return [
         [
             *local,
-            nft.load_network(destination, size, first),
+            expr.load_network(destination, size, first),
             *port_key(first + address_registers),
-            nft.lookup(named, SETS[named], into=first),
+            expr.lookup(named, SETS[named], into=first),
             change,
         ],
-        [*local, *port_key(first), nft.lookup(every, SETS[every], into=first), change],
+        [*local, *port_key(first), expr.lookup(every, SETS[every], into=first), change],
     ]
 
 
 def _forward() -> list[list[bytes]]:
-    accept, drop = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
-    answers = nft.connection_state(nft.CT_ESTABLISHED | nft.CT_RELATED)
+    accept, drop = expr.verdict(nft.ACCEPT), expr.verdict(nft.DROP)
+    answers = expr.connection_state(expr.CT_ESTABLISHED | expr.CT_RELATED)
     neighbours = [
-        nft.load_meta(nft.META_IIFNAME, nft.FIRST),
-        nft.load_meta(nft.META_OIFNAME, nft.FIRST + 4),
-        nft.lookup("pairs", SETS["pairs"]),
+        expr.load_meta(expr.META_IIFNAME, expr.FIRST),
+        expr.load_meta(expr.META_OIFNAME, expr.FIRST + 4),
+        expr.lookup("pairs", SETS["pairs"]),
     ]
     return [
-        [nft.jump(USER)],
+        [expr.jump(USER)],
         [*_from("bridges"), *answers, accept],
         [*_to("bridges"), *answers, accept],
         [*neighbours, accept],
         [*_from("internal"), drop],
         [*_to("internal"), drop],
-        [*_to("bridges"), *nft.connection_was_redirected(), accept],
+        [*_to("bridges"), *expr.connection_was_redirected(), accept],
         *(rule for version in (4, 6) for rule in _reached_directly(version)),
         [*_to("bridges"), drop],
         [*_from("bridges"), accept],
@@ -211,16 +212,16 @@ def _forward() -> list[list[bytes]]:
 def _reached_directly(version: int) -> list[list[bytes]]:
     """What is let in to the sandboxes' own addresses, because their network says so."""
     family, (_, destination, size) = _FAMILY[version], _HEADER[version]
-    routed, behind = f"routed{version}", nft.FIRST + size // 4
+    routed, behind = f"routed{version}", expr.FIRST + size // 4
     return [
-        [*nft.is_family(family), *_to(f"open{version}"), nft.verdict(nft.ACCEPT)],
+        [*expr.is_family(family), *_to(f"open{version}"), expr.verdict(nft.ACCEPT)],
         [
-            *nft.is_family(family),
-            nft.load_network(destination, size, nft.FIRST),
-            nft.load_meta(nft.META_L4PROTO, behind),
-            nft.load_transport(2, 2, behind + 1),
-            nft.lookup(routed, SETS[routed]),
-            nft.verdict(nft.ACCEPT),
+            *expr.is_family(family),
+            expr.load_network(destination, size, expr.FIRST),
+            expr.load_meta(expr.META_L4PROTO, behind),
+            expr.load_transport(2, 2, behind + 1),
+            expr.lookup(routed, SETS[routed]),
+            expr.verdict(nft.ACCEPT),
         ],
     ]
 
@@ -229,27 +230,27 @@ def _masquerade() -> list[list[bytes]]:
     rules = [
         # from the host's loopback to a published port: the container must be able to answer
         [
-            *nft.is_family(nft.IPV4),
-            nft.load_network(_HEADER[4][0], 1),
-            nft.compare(_LOOPBACK_FIRST_BYTE),
+            *expr.is_family(nft.IPV4),
+            expr.load_network(_HEADER[4][0], 1),
+            expr.compare(_LOOPBACK_FIRST_BYTE),
             *_to("bridges"),
-            nft.masquerade(),
+            expr.masquerade(),
         ]
     ]
     for version in (4, 6):
         source, _, size = _HEADER[version]
         subnets, outward = f"subnets{version}", f"outward{version}"
-        load = [*nft.is_family(_FAMILY[version]), nft.load_network(source, size)]
+        load = [*expr.is_family(_FAMILY[version]), expr.load_network(source, size)]
         rules += [
             # a container that comes to its neighbour through the host's address must get its answer the same way
             [
                 *load,
-                nft.lookup(subnets, SETS[subnets]),
+                expr.lookup(subnets, SETS[subnets]),
                 *_to("bridges"),
-                *nft.connection_was_redirected(),
-                nft.masquerade(),
+                *expr.connection_was_redirected(),
+                expr.masquerade(),
             ],
-            [*load, nft.lookup(outward, SETS[outward]), *_to("bridges", inverted=True), nft.masquerade()],
+            [*load, expr.lookup(outward, SETS[outward]), *_to("bridges", inverted=True), expr.masquerade()],
         ]
     return rules
 
@@ -263,7 +264,7 @@ def _range(subnet: str) -> tuple[bytes, bytes]:
 
 
 def network_elements(table: str, plan: NetworkPlan, *, add: bool) -> list[Message]:
-    name = nft.interface_key(plan.device)
+    name = expr.interface_key(plan.device)
     keys = {"bridges": [name]}
     if plan.internal:
         keys["internal"] = [name]

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, field
 
 from corten.linux import nftables as nft
+from corten.linux import nftexpressions as expr
 from corten.linux import nftlist
 from corten.linux import rtnetlink as rt
 from corten.linux.netlink import NETLINK_ROUTE, Connection
@@ -108,7 +109,9 @@ class Sandbox:
                     nft.add_base_chain(_TABLE, "output", "nat", nft.OUTPUT, -100),
                 ]
                 for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP):
-                    messages.append(nft.add_rule(_TABLE, "output", *nft.redirect_port(address, protocol, port, target)))
+                    messages.append(
+                        nft.add_rule(_TABLE, "output", *expr.redirect_port(address, protocol, port, target))
+                    )
                 nft.commit(connection, messages)
             finally:
                 connection.close()
