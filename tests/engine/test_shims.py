@@ -255,7 +255,9 @@ async def test_an_init_that_does_not_suit_is_sent_away(world, shims):
     shim = await shims.start(first.start(first.spec("true")))
     await end(shims, shim)
     await wait_for(lambda: newborn_of(shims))
-    os.kill(newborn_of(shims), signal.SIGKILL)
+    newborn = newborn_of(shims)
+    os.kill(newborn, signal.SIGKILL)
+    await wait_for(lambda: not is_alive(newborn))
     shim = await shims.start(first.start(first.spec("sh", "-c", "exit 3")))
     assert (await end(shims, shim)).code == 3
 

@@ -45,6 +45,19 @@ def busy():
             directory.rmdir()
 
 
+def test_a_group_goes_with_those_below_it():
+    """What a container has made in its own group stays when its program ends."""
+    cgroup = Cgroup.create(PATH, {})
+    places = cgroup.hierarchies.directories(PATH)
+    for place in places:
+        (place / "inner/most").mkdir(parents=True)
+    cgroup.delete()
+    assert not any(place.exists() for place in places)
+    cgroup.delete()  # nothing there is no error
+    for directory in cgroup.hierarchies.directories("/corten-test-stats"):
+        directory.rmdir()
+
+
 def live(status=Status.RUNNING):
     return SimpleNamespace(
         container=Container(

@@ -161,9 +161,15 @@ class Cgroup:
         The kernel frees a dead process's place a moment after its exit: bounded retries on EBUSY.
         Errors: SystemFailure when processes remain.
         """
-        for directory in self.hierarchies.directories(self.path):
-            for below, _, _ in os.walk(directory, topdown=False):
-                _remove_directory(Path(below))
+        for place in self.hierarchies.places(self.path):
+            try:
+                os.rmdir(place)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                # in use, or not without groups below
+                for below, _, _ in os.walk(place, topdown=False):
+                    _remove_directory(Path(below))
 
     # -- limits --------------------------------------------------------------------------------------------------------
 

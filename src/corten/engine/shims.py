@@ -71,14 +71,17 @@ def _log_of(log: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _new_namespaces(spec: dict[str, Any]) -> list[str]:
-    return [entry["type"] for entry in (spec.get("linux") or {}).get("namespaces") or () if not entry.get("path")]
+def _kinds_ahead(spec: dict[str, Any]) -> list[str]:
+    """The new namespaces, and "user" if there is one, new or not: nothing can be made before that is entered."""
+    entries = (spec.get("linux") or {}).get("namespaces") or ()
+    return [entry["type"] for entry in entries if not entry.get("path") or entry["type"] == "user"]
 
 
 def _leaves_orphans(spec: dict[str, Any]) -> bool:
     """Without a pid namespace of its own a container's orphans come to the host; a joined namespace takes a helper."""
-    new = _new_namespaces(spec)
-    return "pid" not in new or len(new) < len(spec["linux"]["namespaces"])
+    namespaces = (spec.get("linux") or {}).get("namespaces") or ()
+    new = {entry["type"] for entry in namespaces if not entry.get("path")}
+    return "pid" not in new or len(new) < len(namespaces)
 
 
 class Shims:
@@ -158,7 +161,7 @@ class Shims:
             raise SystemFailure(f"{_CREATE_FAILED}the container's shim has been killed", step="shim")
         finally:
             # the next container is most likely one of the same kind
-            self._spawner.replenish(_new_namespaces(request.spec))
+            self._spawner.replenish([] if request.runtime else _kinds_ahead(request.spec))
             for item in request.attach:
                 item.sock.close()
 

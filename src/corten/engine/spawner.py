@@ -212,7 +212,7 @@ class Spawner:
     def replenish(self, namespaces: list[str]) -> None:
         """Have a spare shim again, now that nothing waits for the processor.
 
-        namespaces: that its container will probably need new
+        namespaces: kinds that its container will probably need new; none to have nothing made ahead
         """
         if self._spare is None and self._connection is not None and not self._lock.locked():
             # a spawner that has gone is found out, and replaced, at the next start

@@ -53,12 +53,12 @@ class Newborn:
     def bear(cls, kinds: Collection[str], memory: list[pages.Range], *, observed: bool) -> Newborn | None:
         """None where no init can or should be made ahead.
 
-        kinds:    the namespaces to make (``KINDS``)
+        kinds:    the namespaces of the container; those of ``KINDS`` are made, none if there is a user namespace
         memory:   that it will write to
         observed: have it tell what it has written to
         """
         wanted = KINDS & set(kinds)
-        if "pid" not in wanted or Hierarchies.here().is_v2:
+        if "pid" not in wanted or "user" in kinds or Hierarchies.here().is_v2:
             return None
         flags = kernel.CLONE_PARENT
         for kind in wanted:
