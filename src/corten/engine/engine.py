@@ -106,40 +106,53 @@ class Engine:
             raise
 
     async def _compose(self) -> None:
+        """Every part, from below to above; each needs those before it."""
+        starting = asyncio.ensure_future(Shims.open(self.config.exec_root))
+        self._open_storage()
+        self._shims = await starting
+        self._make_networks()
+        await self._make_containers()
+        self._make_services()
+        await self._recover()
+
+    def _open_storage(self) -> None:
         config = self.config
-        starting = asyncio.ensure_future(Shims.open(config.exec_root))
         self._store = Store(config.data_root)
         self.snapshotter = open_snapshotter(config.data_root, config.storage_driver)
         if config.selinux_enabled and self.snapshotter.name != "overlay2":
             raise InvalidParameter("--selinux-enabled: only with overlay2 the files of a container have its label")
-        store = ImageStore(config.data_root, self.snapshotter, exec_root=config.exec_root)
-        hierarchies = Hierarchies.read()
-        if config.cgroup_driver == "systemd":
-            systemd.require(is_v2=hierarchies.is_v2)
-        facts = self.facts = HostFacts.read(hierarchies)
-        self.user_namespaces = UserNamespaces(
-            self._remap, config.userns_pool, automatic=config.userns_remap == "auto", rootless=config.rootless
-        )
+        self._image_store = ImageStore(config.data_root, self.snapshotter, exec_root=config.exec_root)
         self.volumes = Volumes(config.data_root, self._store.connection, self.events)
-        self._image_mounts = ImageMounts(config.exec_root, store, self.snapshotter)
-        self._shims = await starting
-        self.runtimes = Runtimes(config)
-        plumbing = Plumbing(instance=instance_of(config), directory=config.exec_root, outside=self._outside)
+        self._image_mounts = ImageMounts(config.exec_root, self._image_store, self.snapshotter)
+
+    def _make_networks(self) -> None:
+        config, outside = self.config, self._outside
         self.networks = Networks(
             config,
             NetworkTable(self._store.connection),
             self.index,
             self.events,
-            plumbing,
-            lacking=self._outside.lacking if self._outside is not None else "",
+            Plumbing(instance=instance_of(config), directory=config.exec_root, outside=outside),
+            lacking=outside.lacking if outside is not None else "",
         )
         self._endpoints = Endpoints(self.networks, self.index, config, self._shims.lend, self.metrics)
-        preparation = Preparation(config, facts, self.index, self._endpoints)
+
+    async def _make_containers(self) -> None:
+        config = self.config
+        hierarchies = Hierarchies.read()
+        if config.cgroup_driver == "systemd":
+            systemd.require(is_v2=hierarchies.is_v2)
+        self.facts = HostFacts.read(hierarchies)
+        self.user_namespaces = UserNamespaces(
+            self._remap, config.userns_pool, automatic=config.userns_remap == "auto", rootless=config.rootless
+        )
+        self.runtimes = Runtimes(config)
+        preparation = Preparation(config, self.facts, self.index, self._endpoints)
         await run_blocking(preparation.selinux.label_layers, config.data_root / self.snapshotter.name)
         self.apparmor_problem = preparation.apparmor.problem
         if self.apparmor_problem:
             logger.warning("%s", self.apparmor_problem)
-        lifecycle = self._lifecycle = Lifecycle(
+        self._lifecycle = Lifecycle(
             config=config,
             store=self._store,
             events=self.events,
@@ -153,18 +166,20 @@ class Engine:
             runtimes=self.runtimes,
             user_namespaces=self.user_namespaces,
         )
+        self._lifecycle.on_started = self._started
+        self._lifecycle.on_stopped = self._stopped
         self._health = HealthMonitor(self._probe, self._health_changed, self.tasks)
         self.containers = Containers(
             config=config,
-            facts=facts,
+            facts=self.facts,
             index=self.index,
             store=self._store,
-            images=store,
+            images=self._image_store,
             snapshotter=self.snapshotter,
             volumes=self.volumes.of_containers,
             image_mounts=self._image_mounts,
             endpoints=self._endpoints,
-            lifecycle=lifecycle,
+            lifecycle=self._lifecycle,
             preparation=preparation,
             health=self._health,
             tasks=self.tasks,
@@ -172,22 +187,26 @@ class Engine:
             metrics=self.metrics,
             user_namespaces=self.user_namespaces,
         )
-        self.execs = Execs(self.containers, lifecycle, preparation, self.tasks)
+        self.execs = Execs(self.containers, self._lifecycle, preparation, self.tasks)
+
+    def _make_services(self) -> None:
+        config, store = self.config, self._image_store
         self.images = Images(store, self.events, self.containers)
         self.registries = Registries(config, store, self.events)
         self.builds = Builds(config, store, self.containers, self.images, self.registries, self.events)
         self.checks = Checks(config, self.index, store, self.snapshotter, self.volumes, self.registries)
         self.system = System(self)
         self.metrics.describe(self)
-        lifecycle.on_started = self._started
-        lifecycle.on_stopped = self._stopped
+
+    async def _recover(self) -> None:
+        """Find again what an earlier daemon has left."""
         recovery = Recovery(
-            config=config,
+            config=self.config,
             store=self._store,
             index=self.index,
             shims=self._shims,
             snapshotter=self.snapshotter,
-            lifecycle=lifecycle,
+            lifecycle=self._lifecycle,
             endpoints=self._endpoints,
             tasks=self.tasks,
         )
