@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import signal
@@ -20,8 +19,6 @@ from corten.cgroup.limits import read, set_limits, write
 from corten.cgroup.systemd import Placeholder
 from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import user_namespace
-
-logger = logging.getLogger(__name__)
 
 _DELETE_TRIES = 60
 _FREEZE_TRIES = 200

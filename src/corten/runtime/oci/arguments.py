@@ -36,8 +36,18 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for each argument, and each would load shutil to ask for the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        super().__init__(prog, width=int(columns) if columns.isdecimal() and columns != "0" else 100)
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="corten-oci", description="OCI runtime of Corten", allow_abbrev=False)
+    top = argparse.ArgumentParser(
+        prog="corten-oci", description="OCI runtime of Corten", allow_abbrev=False, formatter_class=_Help
+    )
     top.add_argument("--root", default=default_root(), metavar="DIR", help="where the containers' state is kept")
     top.add_argument("--log", default="", metavar="FILE", help="where errors and warnings are written, besides stderr")
     top.add_argument("--log-format", default="text", choices=("text", "json"))
@@ -50,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
     )
     version = f"corten-oci version {__version__}\nspec: 1.2.0"
     top.add_argument("-v", "--version", action="version", version=version)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=top.prog)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False, formatter_class=_Help)
 
     _add_create(add("create", "make a container, which waits for start"), run=False)
     _add_create(add("run", "make and start a container"), run=True)
