@@ -83,6 +83,30 @@ def test_a_volume_has_the_same_owners_for_all(pooled: Daemon) -> None:
         assert shown == "bob:extra\n"
 
 
+def test_a_bind_that_is_mapped_on_request(pooled: Daemon) -> None:
+    """Root of the container is root of this directory, and of no other."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o700)
+        script = "id -u; touch /b/x; chown bob:extra /b/x; mkdir /b/d; stat -c %u:%g /b /b/x"
+        for words in (["-v", f"{name}:/b:idmap"], ["--mount", f"type=bind,src={name},dst=/b,idmap"]):
+            done = pooled.corten("run", "--rm", *words, "busybox", "sh", "-c", script)
+            assert done.stdout == "0\n0:0\n1000:50\n"
+            status = (Path(name) / "x").stat()
+            assert (status.st_uid, status.st_gid) == (1000, 50)
+            (Path(name) / "x").unlink()
+            (Path(name) / "d").rmdir()
+        done = pooled.docker("run", "--rm", "-v", f"{name}:/b:idmap,ro", "busybox", "touch", "/b/x", check=False)
+        assert "Read-only file system" in done.stderr
+        plain = pooled.docker("run", "--rm", "-v", f"{name}:/b", "busybox", "ls", "/b", check=False)
+        assert "Permission denied" in plain.stderr
+        own = pooled.docker("run", "--rm", "--userns", "host", "-v", f"{name}:/b:idmap", "busybox", "touch", "/b/y")
+        assert own.returncode == 0
+        assert (Path(name) / "y").stat().st_uid == 0
+        refused = pooled.docker("run", "--rm", "-v", "/proc:/b:idmap", "busybox", "true", check=False)
+        assert refused.returncode == 125
+        assert "/proc" in refused.stderr
+
+
 def test_files_of_the_machine_stay_closed(pooled: Daemon, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

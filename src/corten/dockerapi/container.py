@@ -116,6 +116,7 @@ class BindOptions(Document):
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
     read_only_force_recursive: bool = False
+    id_map: bool = field(default=False, name="IDMap")  # Corten's own
 
 
 class VolumeOptions(Document):

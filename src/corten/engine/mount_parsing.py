@@ -22,6 +22,7 @@ _MODE_KINDS = (
     frozenset(("z", "Z")),
     PROPAGATIONS,
     frozenset(("nocopy",)),
+    frozenset(("idmap",)),
     frozenset(("consistent", "cached", "delegated")),
 )
 _TMPFS_FLAGS = frozenset(
@@ -70,8 +71,9 @@ def parse_bind(spec: str, volume_driver: str = "") -> MountPoint:
         mount.volume_options = mount.volume_options or VolumeOptions()
         mount.volume_options.driver_config = DriverConfig(name=volume_driver)
     propagation = options & PROPAGATIONS
-    if propagation:
-        mount.bind_options = BindOptions(propagation="".join(propagation))
+    mapped = "idmap" in options and mount.type == "bind"  # volumes are anyway
+    if propagation or mapped:
+        mount.bind_options = BindOptions(propagation="".join(propagation), id_map=mapped)
     try:
         point = _parsed(mount, look_for_source=False)
     except InvalidParameter as error:
@@ -171,6 +173,7 @@ def _bind(mount: Mount, target: str, look_for_source: bool) -> MountPoint:
         create_source=options.create_mountpoint,
         non_recursive=options.non_recursive,
         shallow_read_only=options.read_only_non_recursive,
+        idmap=options.id_map,
     )
 
 

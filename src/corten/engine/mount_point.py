@@ -26,6 +26,7 @@ class MountPoint:
     subpath:     the part of the volume or image that is mounted;  attached: where on the host that part can be found
     image_id:    of an image
     non_recursive, shallow_read_only: of a bind: without what is mounted below; only its top is read-only
+    idmap:       of a bind: files belong in the container to the numbers that they belong to outside
     listed:      shown among the mounts of inspect (``--tmpfs`` is not)
     """
 
@@ -46,6 +47,7 @@ class MountPoint:
     image_id: str = ""
     non_recursive: bool = False
     shallow_read_only: bool = False
+    idmap: bool = False
     listed: bool = True
     tmpfs_options: tuple[str, ...] = ()
     driver_options: dict[str, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ def _from_others(spec: str, find: Callable[[str], list[MountPoint]]) -> list[Mou
         raise InvalidParameter("volumes-from specification cannot be an empty string")
     reference, _, mode = spec.partition(":")
     options = parse_mode(mode)
-    if options is None or options & (PROPAGATIONS | {"nocopy"}):
+    if options is None or options & (PROPAGATIONS | {"nocopy", "idmap"}):
         raise InvalidParameter(f"invalid mode: {mode}")
     try:
         theirs = find(reference)
@@ -117,7 +117,7 @@ def oci_mounts(points: list[MountPoint], *, mapped: bool = False) -> list[dict[s
     """The mounts in the runtime specification's form.
 
     mapped: the container has ids of its own: in volumes and images, which are this engine's, files belong to who they
-    belong to in every container; what is the machine's own stays out of reach
+    belong to in every container; what is the machine's own stays out of reach unless it is asked for with ``idmap``
     """
     return [_oci_mount(point, mapped=mapped) for point in points]
 
@@ -132,6 +132,8 @@ def _oci_mount(point: MountPoint, *, mapped: bool) -> dict[str, Any]:
     options.append(point.propagation or DEFAULT_PROPAGATION)
     if mapped and point.type != "bind":
         options.append("idmap")
+    elif mapped and point.idmap:
+        options.append("idmap" if point.non_recursive else "ridmap")
     return {"destination": point.destination, "type": "bind", "source": point.host_path, "options": options}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Mount = dict[str, Any]
 
-_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
+_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src", "idmap")
 _RECURSION = ("enabled", "disabled", "writable", "readonly")
 
 
@@ -136,6 +136,8 @@ def _set_field(mount: Mount, field: str) -> None:
         _options(mount, "VolumeOptions")["NoCopy"] = _truth(key, value, given=bool(equals))
     elif key == "bind-create-src":
         _options(mount, "BindOptions")["CreateMountpoint"] = _truth(key, value, given=bool(equals))
+    elif key == "idmap":
+        _options(mount, "BindOptions")["IDMap"] = _truth(key, value, given=bool(equals))
     else:
         setter = _FIELDS.get(_ALIASES.get(key, key))
         if setter is None:
