@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +59,46 @@ def test_no_two_containers_share_ids(pooled: Daemon) -> None:
     pooled.docker("rm", "-f", "two")
     pooled.docker("run", "-d", "--name", "four", "busybox", "sleep", "1000")
     assert uid_map(pooled, "four")[1] == FIRST + COUNT
+
+
+# on a copy of /etc that nobody else sees
+_DEFAULT = """
+import shutil, tempfile
+from corten.linux import mount, process
+process.unshare(process.CLONE_NEWNS)
+mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+copy = tempfile.mkdtemp()
+mount.mount("tmpfs", copy, "tmpfs")
+shutil.copytree("/etc", copy, symlinks=True, dirs_exist_ok=True)
+tree = mount.clone_tree(copy)
+mount.umount2(copy, 0)
+mount.attach(tree, "/etc")
+open("/etc/subuid", "a").write("other:100000:65536\\n")
+import os
+os.rmdir(copy)
+from corten.engine.user_namespaces import remapped
+for _ in range(2):
+    print(remapped("default"))
+print(*(line for file in ("passwd", "subuid", "subgid") for line in open(f"/etc/{file}") if "dockremap" in line))
+"""
+
+
+def test_the_user_of_the_default_is_made() -> None:
+    """As dockerd: the first daemon that needs it makes dockremap, with ids that nobody has."""
+    done = subprocess.run([sys.executable, "-c", _DEFAULT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == lines[1]
+    passwd, subuid, subgid = (line.strip() for line in lines[2:5])
+    assert passwd.startswith("dockremap:x:")
+    assert passwd.endswith(":/bin/false")
+    for text in (subuid, subgid):
+        name, first, count = text.split(":")
+        assert (name, count) == ("dockremap", "65536")
+        assert f"'hostID': {first}," in lines[0]
+    assert int(subuid.split(":")[1]) >= 165_536
+    with pytest.raises(KeyError):
+        pwd.getpwnam("dockremap")
 
 
 def test_ids_inside_and_outside(pooled: Daemon) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from corten.dockerapi.container import HostConfig
+from corten.engine import remap_user
 from corten.engine.container import IdMaps
 from corten.engine.user_namespaces import Pool, UserNamespaces, automatic_size, free_range, remapped
 from corten.errors import Conflict, InvalidParameter
@@ -19,6 +20,14 @@ REMAP = IdMaps(
     uids=[{"containerID": 0, "hostID": 100_000, "size": 65_536}],
     gids=[{"containerID": 0, "hostID": 200_000, "size": 65_536}],
 )
+
+
+@pytest.fixture(autouse=True)
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What would have been changed of the machine."""
+    found: list[tuple[str, ...]] = []
+    monkeypatch.setattr(remap_user, "_run", lambda *words: found.append(words))
+    return found
 
 
 @pytest.fixture
@@ -43,9 +52,27 @@ def test_a_users_subordinate_ids(files: Path, text: str) -> None:
     assert [tuple(item.values()) for item in remapped(text).uids] == [(0, 100_000, 1000), (1000, 300_000, 500)]
 
 
-def test_default_is_dockers_user(files: Path) -> None:
+def test_default_is_dockers_user(files: Path, changes: list[tuple[str, ...]]) -> None:
     grant(files, "dockremap:100000:65536")
     assert remapped("default").gids == REMAP.uids
+    assert not changes
+
+
+def test_dockers_user_is_made_where_it_is_not(files: Path, changes: list[tuple[str, ...]]) -> None:
+    grant(files, "daemon:100000:65536", "1:231072:65536", "2:165000:1000")
+    with pytest.raises(InvalidParameter, match="no subordinate ids"):  # the programs changed nothing here
+        remapped("default")
+    assert [words[:2] for words in changes] == [
+        ("useradd", "--system"), ("usermod", "--add-subuids"), ("usermod", "--add-subgids"),
+    ]  # fmt: skip
+    assert [words[2:] for words in changes[1:]] == [("296608-362143", "dockremap")] * 2
+
+
+def test_the_ids_that_nobody_has() -> None:
+    assert remap_user.free([]) == 100_000
+    assert remap_user.free([Range(1, 10), Range(165_536, 1)]) == 100_000
+    with pytest.raises(InvalidParameter, match="no 65536 subordinate ids left"):
+        remap_user.free([Range(0, 2**31)])
 
 
 @pytest.mark.parametrize(
@@ -57,7 +84,6 @@ def test_default_is_dockers_user(files: Path) -> None:
         ("99999999999", "has no entry in /etc/passwd"),
         ("daemon:no-such-group", "has no entry in /etc/group"),
         ("daemon", "no subordinate ids for user daemon"),
-        ("default", "no subordinate ids for user dockremap"),
     ],
 )
 def test_a_remap_that_cannot_be(files: Path, text: str, words: str) -> None:

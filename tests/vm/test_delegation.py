@@ -37,6 +37,20 @@ mkdir -p /etc/systemd/system/user@.service.d
 printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf
 systemctl daemon-reload
 """
+# the daemon is a process outside of its namespaces and one inside, which listens: the outer one is told
+END_DAEMON = """
+import os, signal, socket, struct, sys, time
+connection = socket.socket(socket.AF_UNIX)
+try:
+    connection.connect(sys.argv[1])
+except OSError:
+    sys.exit()
+inner = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+outer = int(open(f"/proc/{inner}/stat").read().rpartition(")")[2].split()[1])
+os.kill(outer, signal.SIGTERM)
+while any(os.path.exists(f"/proc/{pid}") for pid in (inner, outer)):
+    time.sleep(0.1)
+"""
 BOMB = "i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i + 1)); done 2>&1"
 
 
@@ -64,7 +78,7 @@ class User:
         return f"/sys/fs/cgroup{path}"
 
     def end_daemon(self) -> None:
-        self.guest.sh("kill $(pidof -x cortend) 2> /dev/null; while pidof -x cortend; do sleep 0.2; done", check=False)
+        self.guest.run("/corten/venv/bin/python", "-c", END_DAEMON, f"{RUNTIME}/corten/corten.sock")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from corten.dockerapi.container import HostConfig
+from corten.engine import remap_user
 from corten.engine.container import Container, IdMaps
 from corten.errors import Conflict, InvalidParameter
 from corten.linux import subids
@@ -45,6 +46,7 @@ def remapped(text: str) -> IdMaps:
         raise InvalidParameter(f'invalid user/group specification in --userns-remap: "{text}"')
     if text == "default":
         name = _DOCKERS_USER
+        remap_user.ensure(name)
     else:
         name = _user_name(user)
         _check_group(group)

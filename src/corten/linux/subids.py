@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +38,25 @@ def ranges(path: Path, names: set[str]) -> list[Range]:
 
     names: the user's name, and its number
     """
+    return [found for name, found in _lines(path) if name in names]
+
+
+def granted(path: Path) -> list[Range]:
+    """What a file grants to anybody."""
+    return [found for _, found in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Range]]:
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
-        return []
-    found = []
+        return
     for line in lines:
         fields = line.strip().split(":")
-        if len(fields) != 3 or fields[0] not in names or not all(_is_number(field) for field in fields[1:]):
-            continue
-        granted = Range(int(fields[1]), int(fields[2]))
-        if granted.count and granted.end <= _END:
-            found.append(granted)
-    return found
+        if len(fields) == 3 and all(_is_number(field) for field in fields[1:]):
+            found = Range(int(fields[1]), int(fields[2]))
+            if found.count and found.end <= _END:
+                yield fields[0], found
 
 
 def _is_number(text: str) -> bool:
