@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -49,6 +52,31 @@ def test_shim_that_does_not_answer_is_asked_again(fresh_daemon) -> None:
         os.kill(shim, signal.SIGCONT)
     until(lambda: daemon.docker("exec", "stuck", "echo", "alive", check=False).stdout == "alive\n", 20)
     assert daemon.inspect("stuck")["State"]["Pid"] == pid
+
+
+def test_a_start_that_was_not_recorded_and_whose_shim_does_not_answer(fresh_daemon) -> None:
+    """The program may run: it is neither started a second time nor are its files taken from under it."""
+    daemon = fresh_daemon
+    daemon.docker("run", "-d", "--name", "stuck", "busybox", "sh", "-c", "echo kept > /f; sleep 300")
+    before = daemon.inspect("stuck")
+    shim = int(re.search(r"PPid:\t(\d+)", Path(f"/proc/{before['State']['Pid']}/status").read_text())[1])
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.data_root / "corten.db")) as database, database:
+        ((document,),) = database.execute("SELECT document FROM containers").fetchall()
+        record = json.loads(document)
+        record["state"] |= {"status": "created", "pid": 0, "started_ns": 0}
+        database.execute("UPDATE containers SET document=?", (json.dumps(record).encode(),))
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        daemon.start(timeout_s=40)
+        assert daemon.inspect("stuck")["State"]["Status"] == "running"
+        daemon.docker("start", "stuck")
+        assert daemon.docker("rm", "stuck", check=False).returncode == 1
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    until(lambda: daemon.docker("exec", "stuck", "cat", "/f", check=False).stdout == "kept\n", 20)
+    state = daemon.inspect("stuck")["State"]
+    assert (state["Pid"], state["StartedAt"]) == (before["State"]["Pid"], before["State"]["StartedAt"])
 
 
 def test_second_daemon_on_the_same_data_root_is_refused(fresh_daemon) -> None:

@@ -50,6 +50,7 @@ class World:
             (place / "exec" / LEFT).mkdir(parents=True)
         self.spaces = UserNamespaces(IdMaps(), "1000:30", automatic=False, rootless=False)
         self.saved: list[Status] = []
+        self.lifecycle = self._lifecycle()
         index = Index()
         index.add(self.live)
         answer = AsyncMock(side_effect=found) if isinstance(found, Exception) else AsyncMock(return_value=found)
@@ -60,7 +61,7 @@ class World:
             index=index,
             shims=self.shims,  # type: ignore[arg-type]
             snapshotter=MagicMock(ids=list),
-            lifecycle=self._lifecycle(),
+            lifecycle=self.lifecycle,
             endpoints=MagicMock(adopt=AsyncMock()),
             tasks=MagicMock(spawn=lambda work, name: work.close()),
         )
@@ -78,6 +79,9 @@ class World:
 
     def recover(self) -> None:
         asyncio.run(self.recovery.run())
+
+    async def ask_again(self) -> None:
+        await self.recovery._settle(self.live, await self.shims.reconnect(LEFT))
 
     def next_ids(self) -> int:
         """The first id that another container gets."""
@@ -111,6 +115,27 @@ def test_nobody_gets_the_ids_of_a_program_that_may_run(tmp_path: Path, status: S
     world.recover()
     assert world.container.id_maps == MAPS
     assert world.next_ids() == 1010
+    # and nobody starts it again, or takes its files away, until its shim has answered
+    assert world.container.status is Status.RUNNING
+    assert not world.live.stopped.done()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_start_that_was_not_recorded_and_whose_shim_is_slow(tmp_path: Path, written: bool) -> None:
+    """It counts as running; what it says in the end is recorded."""
+    world = World(tmp_path, Status.EXITED, Unavailable("the shim does not answer"))
+    if written:
+        (tmp_path / "exec" / LEFT / "state.json").write_text('{"pid": 77, "started_ns": 5}')
+    world.recover()
+    assert world.saved == [Status.RUNNING]
+    assert world.container.state.pid == (77 if written else 0)
+    world.shims.reconnect = AsyncMock(return_value=running())
+    asyncio.run(world.ask_again())
+    assert (world.container.status, world.container.state.pid, world.live.shim.pid) == (Status.RUNNING, 77, 77)
+    assert world.container.state.started_ns == 5
+    world.shims.reconnect = AsyncMock(return_value=ExitStatus(code=3, at_ns=1, oom_killed=False))
+    asyncio.run(world.ask_again())
+    assert world.lifecycle.record_exit.await_args.args[1].code == 3
 
 
 @pytest.mark.parametrize("found", [None, ExitStatus(code=1, at_ns=1, oom_killed=False)])

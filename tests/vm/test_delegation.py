@@ -160,7 +160,8 @@ def test_nothing_of_it_reaches_another_user(user: User) -> None:
     group = user.group("box")
     tried = user.guest.run(
         "setpriv", "--reuid", "1501", "--regid", "1501", "--clear-groups", "/bin/sh", "-c",
-        f"echo 1 > {group}/cgroup.kill; echo 5 > {group}/pids.max; ls {RUNTIME}; ls /home/tester/.local; echo tried",
+        f"echo 1 > {group}/cgroup.kill; echo 5 > {group}/pids.max;"
+        f"ls {RUNTIME}; ls /home/tester/.local/share/corten; echo tried",
         check=False,
     ).output  # fmt: skip
     assert tried.splitlines()[-1] == "tried"

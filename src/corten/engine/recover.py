@@ -13,6 +13,7 @@ from corten.engine.endpoints import Endpoints
 from corten.engine.lifecycle import Lifecycle, now_ns
 from corten.engine.live import Index, Live
 from corten.engine.restart_policy import wants_restart
+from corten.engine.shim_leftovers import read_start
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.store import Store
 from corten.engine.tasks import Tasks
@@ -82,11 +83,14 @@ class Recovery:
             found = await self._reconnect(live)
         except Unavailable as error:
             # busy or stopped, but there: its program runs, so nothing may be written down about its end
-            logger.warning("%s: asking again", error)
-            live.stopped = asyncio.get_running_loop().create_future()
-            self._tasks.spawn(self._ask_again(live), f"reconnect {container.id[:12]}")
+            self._keep_asking(live, error)
             return
         await self._settle(live, found)
+
+    def _keep_asking(self, live: Live, error: Unavailable) -> None:
+        logger.warning("%s: asking again", error)
+        live.stopped = asyncio.get_running_loop().create_future()
+        self._tasks.spawn(self._ask_again(live), f"reconnect {live.container.id[:12]}")
 
     async def _ask_again(self, live: Live) -> None:
         while True:
@@ -101,6 +105,8 @@ class Recovery:
     async def _settle(self, live: Live, found: Shim | ExitStatus | None) -> None:
         container = live.container
         if isinstance(found, Shim):
+            if container.state.pid != found.pid:  # it had not come to write it down when it was asked
+                await self._record_start(live, found.pid, found.started_ns)
             self._adopt(live, found)
             return
         status = found or ExitStatus(code=LOST_EXIT_CODE, at_ns=now_ns(), oom_killed=False)
@@ -135,19 +141,26 @@ class Recovery:
         try:
             found = await self._reconnect(live)
         except Unavailable as error:
-            logger.warning("%s: its record says that it does not run", error)
+            # its program may run: until that is known nobody may start it again or take its files away
+            container.become(Status.RUNNING)
+            await self._record_start(live, *read_start(self._config.exec_root / container.id))
+            self._keep_asking(live, error)
             return
         if isinstance(found, Shim):
             container.become(Status.RUNNING)
-            container.state.started_ns = found.started_ns
-            container.state.pid = found.pid
-            await self._endpoints.adopt([live])
+            await self._record_start(live, found.pid, found.started_ns)
             self._adopt(live, found)
-            self._store.save(container)
             return
         self._forget_start(container)
         if found is not None:
             await self._shims.forget(container.id)
+
+    async def _record_start(self, live: Live, pid: int, started_ns: int) -> None:
+        """pid: 0 while it is not known"""
+        live.container.state.pid, live.container.state.started_ns = pid, started_ns
+        if pid:
+            await self._endpoints.adopt([live])
+        self._store.save(live.container)
 
     def _forget_start(self, container: Container) -> None:
         """What was recorded for a program that does not run."""

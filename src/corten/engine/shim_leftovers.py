@@ -43,6 +43,15 @@ def read_exit(directory: Path) -> dict[str, Any] | None:
         return None
 
 
+def read_start(directory: Path) -> tuple[int, int]:
+    """(pid, start in nanoseconds) of a program that was started; zeros when nothing is written down."""
+    document = _read(directory / "state.json") or {}
+    try:
+        return int(document["pid"]), int(document["started_ns"])
+    except (KeyError, TypeError, ValueError):
+        return 0, 0
+
+
 def remove_directory(directory: Path) -> None:
     """Take a shim's runtime directory away; nothing there is no error."""
     with contextlib.suppress(FileNotFoundError):
