@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import http.server
 import json
 import os
 import re
@@ -282,6 +285,77 @@ def test_the_dockerfile_and_the_context_from_standard_input(daemon: Daemon, proj
     assert shown(daemon, "piped", "cat", "/src/one") == "one"
 
 
+def test_an_image_of_a_layout_on_the_client_s_side(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    build(daemon, "-o", f"type=oci,dest={tmp_path / 'o.tar'}", "--build-arg", "EXTRA=layout", project)
+    (tmp_path / "layout").mkdir()
+    subprocess.run(["tar", "-xf", str(tmp_path / "o.tar"), "-C", str(tmp_path / "layout")], check=True)
+    digest = json.loads((tmp_path / "layout/index.json").read_text())["manifests"][0]["digest"]
+    (tmp_path / "next").mkdir()
+    words = ["--build-context", f"base=oci-layout://{tmp_path / 'layout'}@{digest}"]
+    said = build_text(daemon, tmp_path / "next", "FROM base\nRUN cat /extra\n", *words)
+    assert " layout\n" in said
+    words = ["--build-context", f"base=oci-layout://{tmp_path / 'layout'}@sha256:{'0' * 64}"]
+    said = build_text(daemon, tmp_path / "next", "FROM base\n", *words, check=False)
+    assert "ERROR" in said
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """A directory that is served on the loopback."""
+    (tmp_path / "site").mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def repository(project: Path, tmp_path: Path) -> Iterator[str]:
+    """The project as a repository that is served on the loopback."""
+    lacking("git")
+    commit = ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-m", "x"]
+    for words in (["init", "-b", "main"], ["add", "-A"], commit):
+        subprocess.run(["git", "-C", str(project), *words], check=True, capture_output=True)
+    (tmp_path / "git").mkdir()
+    subprocess.run(["git", "clone", "--bare", str(project), str(tmp_path / "git/repo.git")], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = ["git", "daemon", "--export-all", "--listen=127.0.0.1", f"--port={port}", f"--base-path={tmp_path / 'git'}"]
+    server = subprocess.Popen(serve, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    yield f"git://127.0.0.1:{port}/repo.git"
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait()
+
+
+def test_contexts_from_elsewhere(daemon: Daemon, project: Path, tmp_path: Path, site: str, repository: str) -> None:
+    subprocess.run(["tar", "-cf", str(tmp_path / "site/context.tar"), "-C", str(project), "."], check=True)
+    # addresses of this machine are open to builds that have its network
+    for number, address in enumerate((f"{repository}#main", f"{site}/context.tar")):
+        build(daemon, "--network=host", "-t", f"remote{number}", address)
+        assert shown(daemon, f"remote{number}", "cat", "/src/one") == "one"
+    (tmp_path / "next").mkdir()
+    text = "FROM busybox\nCOPY --from=far src/one /far\n"
+    build_text(
+        daemon, tmp_path / "next", text, "--network=host", "--build-context", f"far={repository}#main", "-t", "n"
+    )
+    assert shown(daemon, "n", "cat", "/far") == "one"
+    said = build(daemon, f"{site}/context.tar", check=False)
+    assert "ERROR" in said
+    assert "127.0.0.1" in said
+
+
 # -- what comes out ---------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +421,26 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     made.start()
     yield made
     made.stop()
+
+
+def test_credentials_come_from_the_client(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    lacking("docker-registry")
+    locked = DockerRegistry(tmp_path / "locked", password="s3cret")
+    locked.start()
+    config = daemon.directory / "config.json"
+    name = f"{locked.netloc}/private:1"
+    try:
+        said = build(daemon, "--push", "-t", name, project, check=False)
+        assert "ERROR" in said
+        auth = base64.b64encode(b"me:s3cret").decode()
+        config.write_text(json.dumps({"auths": {locked.netloc: {"auth": auth}}}))
+        build(daemon, "--push", "-t", name, project)
+        daemon.docker("rmi", name)
+        (tmp_path / "next").mkdir()
+        assert " made" in build_text(daemon, tmp_path / "next", f"FROM {name}\nRUN cat /made\n")
+    finally:
+        config.unlink(missing_ok=True)
+        locked.stop()
 
 
 def test_a_push_and_caches_at_a_registry(

@@ -34,7 +34,8 @@ async def layout_image(engine: Engine, session: Session, text: str, platform: Pl
     name, at, digest = text.partition("@")
     if not at:
         raise InvalidParameter(f"oci-layout reference {text[:200]!r} has no digest")
-    store = ContentStore(session, name)
+    # the store's name has no tag, and clients tell layouts from other stores by a prefix
+    store = ContentStore(session, f"oci:{name.partition(':')[0]}")
     top = parse_digest(digest)
     descriptor = Descriptor(OCI_MANIFEST, top, await store.size(top))
     content = await store.read(top, descriptor.size)
