@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,11 @@ MISTAKES = [
     (["rmi", "UPPER"], "repository name must be lowercase"),
     (["tag", "nosuch", "other"], "No such image: nosuch"),
     (["tag", "busybox", "in valid"], "in valid"),
+    (["tag", "busybox", "sha256:abc"], "refusing to create an ambiguous tag"),
+    (["kill", "-s", "NOSUCH", "nobody"], "Invalid signal: NOSUCH"),
+    (["run", "--rm", "-u", "nosuch", "busybox", "true"], "daemon: unable to find user nosuch"),
+    (["run", "--rm", "--group-add", "nosuch", "busybox", "true"], "daemon: unable to find group nosuch"),
+    (["run", "--rm", "-u", "99999999999", "busybox", "true"], "daemon: uids and gids must be in range"),
     (["history", "nosuch"], "No such image: nosuch"),
     (["save", "nosuch"], "nosuch"),
     (["image", "inspect", "nosuch"], "nosuch"),
@@ -338,3 +344,27 @@ def test_archives_of_a_container_hold_the_same(pair, daemon: Daemon, dockerd: Do
         fields = (line.split(None, 5) for line in listing.splitlines())
         listings.append(sorted((part[0], part[1], part[5].lstrip("./")) for part in fields))
     assert listings[1] == listings[0]
+
+
+def test_events_of_images_and_of_programs_that_cannot_run(daemon: Daemon, dockerd: Dockerd) -> None:
+    """A name that an image gets is an event of its own; what has not run has not died."""
+    shown = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}"
+    seen = []
+    for engine in (dockerd, daemon):
+        archive = str(engine.directory / "told.tar")
+        since = str(time.time())
+        engine.docker("run", "-d", "--name", "told", "busybox", "sleep", "100")
+        engine.docker("exec", "told", "nosuchprogram", check=False)
+        engine.docker("exec", "told", "true")
+        engine.docker("commit", "told", "told:1")
+        engine.docker("export", "told", "-o", archive)
+        engine.docker("import", archive, "told:2")
+        engine.docker("rm", "-f", "told")
+        engine.docker("rmi", "told:1", "told:2")
+        words = ["events", "--since", since, "--until", str(time.time()), "--format", shown]
+        images = masked(engine.docker(*words, "--filter", "type=image").stdout)
+        died = engine.docker(*words, "--filter", "event=exec_die").stdout.splitlines()
+        assert died == ["exec_die told 0"]
+        seen.append(images)
+    assert seen[0] == seen[1]
+    assert "tag told:1" in seen[1]

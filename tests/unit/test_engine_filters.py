@@ -10,7 +10,7 @@ import pytest
 from corten.dockerapi.container import ContainerConfig, HostConfig, PortBinding
 from corten.engine import filters as room
 from corten.engine.container import Container, State, Status
-from corten.engine.endpoint import Endpoint
+from corten.engine.endpoint import Endpoint, PublishedPort
 from corten.engine.filters import ContainerFilter, PruneFilter
 from corten.engine.mount_points import MountPoint
 from corten.engine.network_records import host_record
@@ -50,8 +50,13 @@ def container(number=1, **changes):
         "created_ns": number * SECOND,
         "image_id": "middle",
         "config": ContainerConfig(labels={"tier": "front", "empty": ""}, exposed_ports={"80/tcp": {}, "53/udp": {}}),
-        "host_config": HostConfig(network_mode="none", port_bindings={"8080/tcp": [PortBinding(host_port="1")]}),
-        "networks": {"none": Endpoint(network_id=host_record("none").id)},
+        "host_config": HostConfig(network_mode="none", port_bindings={"81/tcp": [PortBinding(host_port="8081")]}),
+        "networks": {
+            "none": Endpoint(
+                network_id=host_record("none").id,
+                published=[PublishedPort(protocol="tcp", port=80, host_address="", host_port=8080, versions=(4,))],
+            )
+        },
         "driver": "overlay2",
         "state": State(status=Status.EXITED, exit_code=3, started_ns=number * SECOND),
         "mount_points": [
@@ -120,6 +125,8 @@ def matches(filters, subject=None, health=""):
         ({"expose": ["53/udp"]}, True),
         ({"publish": ["8080"]}, True),
         ({"publish": ["80"]}, False),
+        ({"publish": ["8081"]}, False),
+        ({"expose": ["81"]}, True),
         ({"is-task": ["false"]}, True),
         ({"is-task": ["true"]}, False),
         ({"before": ["name2"]}, True),

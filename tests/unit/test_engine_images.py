@@ -376,7 +376,7 @@ def test_import():
     (documents, calls), told = run(scenario)
     assert documents == [{"status": "Importing"}, {"status": LOOSE.id}]
     assert calls == [("import", b"tar", "new:1", ["CMD x"], "m", "linux/arm64")]
-    assert told == [("import", LOOSE.id, "new:1")]
+    assert told == [("tag", LOOSE.id, "new:1"), ("import", LOOSE.id, LOOSE.id)]
 
 
 def test_commit_of_a_running_container_holds_it_still():
@@ -386,7 +386,8 @@ def test_commit_of_a_running_container_holds_it_still():
     async def scenario(images, store, containers):
         return await images.commit(query, given), store.calls, containers.pauses, containers.notes
 
-    (document, calls, pauses, notes), _ = run(scenario, status=Status.RUNNING)
+    (document, calls, pauses, notes), told = run(scenario, status=Status.RUNNING)
+    assert told == [("tag", LOOSE.id, "new:1")]
     assert document == {"Id": LOOSE.id}
     (name, container_id, base, config, rest) = calls[0]
     assert (name, container_id, base) == ("commit", "c" * 64, WEB.id)

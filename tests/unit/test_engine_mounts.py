@@ -310,10 +310,15 @@ def test_volumes_of_the_image_give_way():
     assert next(point for point in points if point.destination == "/y").anonymous
 
 
-@pytest.mark.parametrize("path", ["/", "relative", "/x/.."])
+def test_relative_places_of_an_images_volumes_count_from_the_root():
+    assert [point.destination for point in resolve(volumes={"data/x": {}, "../y": {}})] == ["/y", "/data/x"]
+
+
+@pytest.mark.parametrize("path", ["/", "relative", "/x/..", ""])
 def test_bad_places_of_volumes_and_tmpfs(path):
-    with pytest.raises(InvalidParameter):
-        resolve(volumes={path: {}})
+    if path != "relative":
+        with pytest.raises(InvalidParameter):
+            resolve(volumes={path: {}})
     with pytest.raises(InvalidParameter):
         resolve(tmpfs={path: ""})
 

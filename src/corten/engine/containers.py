@@ -191,6 +191,7 @@ class Containers:
         await self._lifecycle.restart(self.find(reference), signal, timeout_s)
 
     async def kill(self, reference: str, signal: str = "SIGKILL") -> None:
+        create.parse_signal(signal)  # what is wrong with the request is told first
         await self._lifecycle.kill(self.find(reference), signal)
 
     async def pause(self, reference: str) -> None:

@@ -143,11 +143,13 @@ class Execs:
         return None if ours is None else AttachSession(request.tty, ours)
 
     def _failed(self, instance: Exec, error: CortenError) -> None:
-        code = 127 if isinstance(error, CommandNotFound) else 126
-        self._finish(instance, code)
+        """It has not run, so it has not died either: no event."""
+        self._finish(instance, 127 if isinstance(error, CommandNotFound) else 126)
 
     def _exited(self, instance: Exec, future: asyncio.Future[int]) -> None:
-        self._finish(instance, 137 if future.cancelled() or future.exception() is not None else future.result())
+        code = 137 if future.cancelled() or future.exception() is not None else future.result()
+        self._finish(instance, code)
+        self._lifecycle.publish(instance.live, "exec_die", execID=instance.id, exitCode=str(code))
 
     def _finish(self, instance: Exec, code: int) -> None:
         instance.running, instance.exit_code = False, code
@@ -155,7 +157,6 @@ class Execs:
             instance.ended.set_result(code)
         if instance.id in instance.live.exec_ids:
             instance.live.exec_ids.remove(instance.id)
-        self._lifecycle.publish(instance.live, "exec_die", execID=instance.id, exitCode=str(code))
         loop = asyncio.get_running_loop()
         loop.call_later(FORGET_AFTER_S, self._execs.pop, instance.id, None)
 

@@ -203,9 +203,14 @@ class ContainerFilter:
             case "network":
                 return any(_has_network(container, value) for value in values)
             case "expose":
-                return not self._exposed.isdisjoint(container.config.exposed_ports)
-            case "publish":
-                return not self._published.isdisjoint(container.host_config.port_bindings)
+                ports = {*container.config.exposed_ports, *container.host_config.port_bindings}
+                return not self._exposed.isdisjoint(ports)
+            case "publish":  # ports of the host, while they are published
+                return any(
+                    f"{item.host_port}/{item.protocol}" in self._published
+                    for endpoint in container.networks.values()
+                    for item in endpoint.published
+                )
             case "is-task":
                 return not self._is_task  # tasks belong to a swarm
             case "isolation":

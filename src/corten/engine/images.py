@@ -128,8 +128,10 @@ class Images:
         """Errors: NotFound, InvalidParameter (reference), Conflict (a built-in name)."""
         target = reference.parse(_joined(repo, tag)).with_default_tag()
         await run_blocking(self._store.tag, source, str(target))
-        image = self._store.get(str(target))
-        self._publish("tag", image, image.id, target.familiar)
+        self._publish_tag(self._store.get(str(target)), str(target))
+
+    def _publish_tag(self, image: Image, name: str) -> None:
+        self._publish("tag", image, image.id, reference.parse(name).with_default_tag().familiar)
 
     def in_use(self, image_id: str) -> Users:
         """(container id, whether it runs) of the containers of an image."""
@@ -141,22 +143,23 @@ class Images:
 
     async def remove(self, name: str, force: bool = False, no_prune: bool = False) -> Documents:
         """Errors: NotFound, Conflict (in use, children, several repositories)."""
-        image = self._store.look_up(name)
+        before = self._store.all()
         removed = await run_blocking(
             lambda: self._store.remove(name, force=force, prune=not no_prune, in_use=self.in_use)
         )
-        self._publish_removed(removed, [image])
+        self._publish_removed(removed, before)
         return removed
 
     def _publish_removed(self, removed: Documents, images: Sequence[Image]) -> None:
-        """images: as they were before"""
+        """images: all, as they were before; layers go without an event"""
+        known = {image.id for image in images}
         named = {name: image for image in images for name in (*image.tags, *image.digests)}
         for item in removed:
             if "Untagged" in item:
                 image = named.get(item["Untagged"])
                 actor = image.id if image is not None else item["Untagged"]
                 self._publish("untag", image, actor, actor)
-            else:
+            elif item["Deleted"] in known:
                 self._publish("delete", None, item["Deleted"], item["Deleted"])
 
     async def prune(self, wanted: filtering.Filters) -> dict[str, Any]:
@@ -240,7 +243,9 @@ class Images:
             async for document in documents:
                 if "imported" in document:
                     image_id = document["imported"]
-                    self._publish("import", None, image_id, name or image_id)
+                    if name:
+                        self._publish_tag(self._store.get(image_id), name)
+                    self._publish("import", None, image_id, image_id)
                     yield {"status": image_id}
                 else:
                     yield document
@@ -282,6 +287,8 @@ class Images:
             if live.removing or container.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"You cannot commit container {container.id} which is being removed")
             image_id = await run_blocking(work)
+        if name:
+            self._publish_tag(self._store.get(image_id), name)
         self._containers.note_commit(live, image_id, name, query.comment)
         return {"Id": image_id}
 

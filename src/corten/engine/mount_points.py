@@ -78,7 +78,8 @@ def resolve_mount_points(
         chosen = tuple(check_tmpfs(options))
         add(MountPoint(type="tmpfs", destination=target, rw="ro" not in chosen, tmpfs_options=chosen, listed=False))
     for destination in volumes:
-        target = _plain_destination(destination)
+        # relative ones, which images bring, count from the root
+        target = _plain_destination(f"/{destination}" if destination else "")
         points.setdefault(target, anonymous_volume(target))
     chosen_points = _with_first_options(points.values())
     return sorted(chosen_points, key=lambda point: (point.destination.count("/"), point.destination))

@@ -17,7 +17,8 @@ import msgspec
 from corten.engine.shim_connection import Connection
 from corten.engine.shim_leftovers import clean_up, read_exit
 from corten.engine.streams import run_blocking
-from corten.errors import Conflict, CortenError, NotModified, Unavailable
+from corten.errors import Conflict, CortenError, InvalidParameter, NotModified, Unavailable
+from corten.runtime import users
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,9 @@ class Shim:
 
 
 def prefixed(error: CortenError, prefix: str) -> CortenError:
-    """The error with Docker's words before its own."""
+    """The error with Docker's words before its own; dockerd looks for users itself and says so without them."""
+    if isinstance(error, InvalidParameter) and error.message.startswith(users.FAILURES):
+        return error
     error.message = prefix + error.message
     error.args = (error.message,)
     return error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import BinaryIO
 
 from corten.image import tarwrite
@@ -20,13 +20,16 @@ from corten.linux.subids import Translation
 from corten.linux.user_namespace import Rights
 
 
-def tar_tree(dir_fd: int, name: str, arcname: str, *, ids: Translation | None = None) -> Iterator[bytes]:
+def tar_tree(
+    dir_fd: int, name: str, arcname: str, *, ids: Translation | None = None, hollow: Container[bytes] = ()
+) -> Iterator[bytes]:
     """The file or tree ``name`` in the directory ``dir_fd`` as a tar, in pieces.
 
     name:     one name, never followed when it is a link; "." is the directory itself
     arcname:  how the top member is called; "" leaves it out and names what is below relative to it; with "/" all names
               begin with a slash, as Docker's clients expect of a container's root
     ids:      of the user namespace whose owners the archive is to have
+    hollow:   paths from ``dir_fd`` on: of other file systems mounted there only the mount point is listed
     What the kernel makes up (/proc, /sys) has no content to archive: only its mount points are listed.
     Errors:   FileNotFoundError when ``name`` is not there; what vanishes while it is read is left out.
     """
@@ -39,7 +42,7 @@ def tar_tree(dir_fd: int, name: str, arcname: str, *, ids: Translation | None = 
             shown = os.fsencode(arcname)
             if shown != b"/":
                 shown = shown.strip(b"/")
-            yield from walk(writer, path, status, shown, top=bool(shown))
+            yield from walk(writer, path, status, shown, top=bool(shown), hollow=hollow)
             yield tarwrite.END
         finally:
             writer.close()

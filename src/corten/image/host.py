@@ -45,6 +45,8 @@ def target_name(text: str) -> reference.Reference:
     if name.digest:
         raise InvalidParameter("refusing to create a tag with a digest reference")
     name = name.with_default_tag()
+    if name.familiar_repository == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     if name.canonical in NAMES:
         raise Conflict(f"the name {name.familiar} belongs to the built-in image of this machine's root")
     return name

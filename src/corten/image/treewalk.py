@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from corten.errors import SystemFailure
 from corten.image import tarheader as header
@@ -261,10 +261,14 @@ def _data_ranges(descriptor: int, status: os.stat_result) -> list[tuple[int, int
     return pairs
 
 
-def walk(writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes, *, top: bool) -> Iterator[bytes]:
+def walk(
+    writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes, *, top: bool, hollow: Container[bytes] = ()
+) -> Iterator[bytes]:
     """The tree at ``path`` as members below ``arcname`` ("/" for names that begin with a slash); depth first, sorted.
 
-    top: write a member for ``path`` itself.  What the kernel makes up (/proc, /sys) is left out, mount points stay.
+    top:    write a member for ``path`` itself
+    hollow: mount points, as paths, whose content is left out
+    What the kernel makes up (/proc, /sys) is left out, mount points stay.
     """
     parent, base = split(path)
     if top:
@@ -288,7 +292,7 @@ def walk(writer: TreeWriter, path: bytes, status: os.stat_result, arcname: bytes
             yield from writer.take()
             if stat.S_ISDIR(found.st_mode):
                 try:
-                    if found.st_dev != device and writer.is_of_kernel(child):
+                    if found.st_dev != device and (child in hollow or writer.is_of_kernel(child)):
                         continue
                     pending.append((child, name, found.st_dev, iter(writer.listed(child))))
                 except (FileNotFoundError, NotADirectoryError):

@@ -15,6 +15,8 @@ from corten.linux import paths
 
 MAXIMUM_ID = 2**31 - 1
 RANGE_TEXT = f"uids and gids must be in range 0-{MAXIMUM_ID}"
+# what the messages about users and groups that cannot be found begin with
+FAILURES = ("unable to find user ", "unable to find group ", "Unable to find group ", RANGE_TEXT)
 _MAXIMUM_FILE = 8 * 1024 * 1024
 
 
