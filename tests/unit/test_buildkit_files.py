@@ -403,6 +403,49 @@ def test_a_build_that_ends_while_a_client_sends(tmp_path: Path) -> None:
     run(work)
 
 
+class Slow(Sender):
+    """Sends the first half of a file, and the rest when it is told to."""
+
+    def __init__(self, content: bytes, rest: bytes | None = None) -> None:
+        super().__init__([stat("a", 0o644, content)], {"a": content})
+        self.rest = content[len(content) // 2 :] if rest is None else rest
+        self.go_on = asyncio.Event()
+
+    async def answer(self, call: ServerCall, number: int, content: bytes) -> None:
+        await call.send(data(number, content[: len(content) // 2]).SerializeToString())
+        await self.go_on.wait()
+        await call.send(data(number, self.rest).SerializeToString())
+        await call.send(data(number, b"").SerializeToString())
+
+
+def test_a_large_file_is_read_while_it_comes(tmp_path: Path) -> None:
+    async def work() -> None:
+        whole = b"1" * 1_000_000 + b"2" * 1_000_000
+        slow = Slow(whole)
+        async with client(slow.handlers) as (session, _), opened(session, tmp_path) as context:
+            node = context.node("a")
+            assert node is not None
+            chunks = context.chunks("a", node)
+            first = await asyncio.to_thread(next, chunks)
+            assert first == whole[: len(first)]
+            slow.go_on.set()
+            assert first + await asyncio.to_thread(b"".join, chunks) == whole
+
+    run(work)
+
+
+def test_what_was_read_while_it_came_is_no_file_when_its_end_is_wrong(tmp_path: Path) -> None:
+    async def work() -> None:
+        for rest in (b"2" * 999_999, b"2" * 1_000_001):
+            slow = Slow(b"1" * 1_000_000 + b"2" * 1_000_000, rest)
+            slow.go_on.set()
+            async with client(slow.handlers) as (session, _), opened(session, tmp_path) as context:
+                with pytest.raises(Conflict, match="a was changed"):
+                    await asyncio.to_thread(content, context, "a")
+
+    run(work)
+
+
 # -- what goes -------------------------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ class Client:
                 found = await SessionContext.open(session, wanted, contexts.scratch)
                 job.tell(task.part("transferring context:", current=found.transferred, done=True))
                 # contents come later, when the cache does not know them
-                found.report = lambda size: job.tell(task.part("transferring context:", current=size, done=True))
+                found.report_to(lambda size: job.tell(task.part("transferring context:", current=size, done=True)))
                 return found
 
         context = NarrowContext(self._loop, load)

@@ -1,0 +1,254 @@
+"""Contents of a client's files: asked for when somebody needs them, kept in a file without a name.
+
+A file that is asked for brings those after it in the listing with it, because an instruction takes them in the same
+order; how far ahead follows how far the instruction is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from corten.build.tree import CHUNK, Node
+from corten.errors import Conflict, CortenError, InvalidParameter, SystemFailure, Unavailable
+
+if TYPE_CHECKING:
+    from corten.buildkit.filesync import FileSync
+    from corten.buildkit.sessions import Session
+
+_AHEAD_FILES = 512
+_AHEAD_BYTES = 64 << 20
+_REPORTED_EVERY_S = 2.0
+EMPTY = hashlib.sha256().digest()
+threads = ThreadPoolExecutor(4, thread_name_prefix="corten-files")
+
+
+class Content:
+    """Of one file, which may have several names.
+
+    number: by which it is asked for; index: its place among the contents; key: of ``Remembered``
+    digest: of what has come, or of what came in an earlier build
+    is_here: all of it lies in the spool, from ``place`` on
+    """
+
+    __slots__ = (
+        "digest",
+        "hasher",
+        "index",
+        "is_asked_for",
+        "is_here",
+        "key",
+        "node",
+        "number",
+        "path",
+        "place",
+        "received",
+    )
+
+    def __init__(self, number: int, index: int, path: str, node: Node, key: bytes) -> None:
+        self.number = number
+        self.index = index
+        self.path = path
+        self.node = node
+        self.key = key
+        self.digest: bytes | None = None if node.size else EMPTY
+        self.hasher: Any = None
+        self.place = 0
+        self.received = 0
+        self.is_here = not node.size
+        self.is_asked_for = False
+
+
+class Contents:
+    """All of one listing.  ``run`` takes them in on the loop; ``digest`` and ``chunks`` are for worker threads.
+
+    spool: a descriptor, of the caller's
+    Errors of ``digest`` and ``chunks``: Conflict when the client does not send what it has listed, InvalidParameter
+    when it sends something else, Unavailable.
+    """
+
+    def __init__(self, session: Session, sync: FileSync, spool: int) -> None:
+        self._session = session
+        self._known = session.remembered
+        self._sync = sync
+        self._spool = spool
+        self._end = 0
+        self._all: list[Content] = []
+        self._asked: dict[int, Content] = {}
+        self._asked_bytes = 0
+        self._next = 0  # place of the first content that has not been looked at when asking ahead
+        self._position = 0  # of the content that was needed last
+        self._needs_bytes = False
+        self._failure: CortenError | None = None
+        self._news: asyncio.Future[None] = session.loop.create_future()
+        self.report: Callable[[int], None] | None = None  # told how many bytes have come
+        self.transferred = 0
+        self._reported = 0.0
+
+    def add(self, number: int, path: str, node: Node, key: bytes) -> Content:
+        content = Content(number, len(self._all), path, node, key)
+        self._all.append(content)
+        return content
+
+    # -- what comes ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """To the end of the call."""
+        error: CortenError = Unavailable("the client has ended the transfer of its files")
+        try:
+            await self._sync.receive(self._store)
+        except CortenError as failure:
+            error = failure
+        except OSError as failure:
+            error = SystemFailure(f"files of the client cannot be kept: {failure}", errno=failure.errno or 0)
+        finally:
+            self.fail(error)
+        if not isinstance(error, Unavailable):
+            await self._sync.give_up(str(error))
+
+    def fail(self, error: CortenError) -> None:
+        """Whoever waits, or comes to wait, gets the first error."""
+        if self._failure is None:
+            self._failure = error
+        self._asked.clear()
+        self._tell()
+
+    def close(self) -> None:
+        """Nobody reads or writes any more, the spool's descriptor becomes another file's."""
+        self._spool = -1
+
+    def _tell(self) -> None:
+        news, self._news = self._news, self._session.loop.create_future()
+        news.set_result(None)
+
+    async def _store(self, batch: Sequence[tuple[int, bytes]]) -> None:
+        """Errors: InvalidParameter, Conflict (not what was listed), OSError."""
+        if self._failure is not None:
+            return  # what was under way when nobody wanted it any more
+        for content in await self._session.loop.run_in_executor(threads, self._write, batch):
+            if self._asked.pop(content.number, None) is not None:
+                self._asked_bytes -= content.node.size
+        self.transferred += sum(len(data) for _, data in batch)
+        self._tell()
+        if len(self._asked) < _AHEAD_FILES // 2:
+            await self._ask(self._next)
+        now = self._session.loop.time()
+        if self.report is not None and (not self._asked or now - self._reported > _REPORTED_EVERY_S):
+            self._reported = now
+            self.report(self.transferred)
+
+    def _write(self, batch: Sequence[tuple[int, bytes]]) -> list[Content]:
+        """In a thread.  The contents that are complete."""
+        ended = []
+        for number, data in batch:
+            content = self._asked.get(number)
+            if content is None or content.is_here:
+                raise InvalidParameter("the client sends contents that nobody has asked for")
+            if not data:
+                self._complete(content)
+                ended.append(content)
+                continue
+            if content.received + len(data) > content.node.size:
+                raise _changed(content)
+            content.hasher.update(data)
+            place = content.place + content.received
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(self._spool, view, place)
+                place += written
+                view = view[written:]
+            content.received += len(data)  # from here on others read it
+        return ended
+
+    def _complete(self, content: Content) -> None:
+        if content.received != content.node.size:
+            raise _changed(content)
+        digest = content.hasher.digest()
+        if content.digest not in (None, digest):
+            self._known.forget(content.key)
+            raise _changed(content)
+        content.digest = digest
+        content.is_here = True
+        self._known.put(content.key, digest, content.node.mtime_ns)
+
+    # -- what is needed -----------------------------------------------------------------------------------------------
+
+    async def _ask(self, start: int) -> None:
+        """Ask for what is needed from a place on, as far as is sensible."""
+        numbers = []
+        last = min(len(self._all), self._position + _AHEAD_FILES)
+        place = start
+        while place < last and len(self._asked) < _AHEAD_FILES:
+            content = self._all[place]
+            is_needed = not content.is_here and (self._needs_bytes or self._remembered(content) is None)
+            if is_needed and not content.is_asked_for:
+                if self._asked and self._asked_bytes + content.node.size > _AHEAD_BYTES:
+                    break
+                self._prepare(content)
+                numbers.append(content.number)
+            place += 1
+        self._next = place
+        if numbers:
+            await self._sync.ask(numbers)
+
+    def _prepare(self, content: Content) -> None:
+        content.is_asked_for = True
+        content.hasher = hashlib.sha256()
+        content.place = self._end
+        self._end += content.node.size
+        self._asked[content.number] = content
+        self._asked_bytes += content.node.size
+
+    async def _more(self, content: Content, offset: int, *, needs_bytes: bool) -> None:
+        """Wait until all of a content is here, or bytes beyond an offset.
+
+        needs_bytes: digests alone do not do, for this one and those after it
+        """
+        while not content.is_here and content.received <= offset:
+            if self._failure is not None:
+                raise self._failure
+            if not content.is_asked_for:
+                self._needs_bytes = needs_bytes
+                await self._ask_first(content)
+            await asyncio.wait([self._news])
+
+    async def _ask_first(self, content: Content) -> None:
+        """Ask for this one whatever else is under way, then for those after it."""
+        self._prepare(content)
+        await self._sync.ask([content.number])
+        await self._ask(content.index + 1)
+
+    def _remembered(self, content: Content) -> bytes | None:
+        if content.digest is None and content.key:
+            content.digest = self._known.get(content.key)
+        return content.digest
+
+    def digest(self, content: Content) -> bytes:
+        """SHA-256, from memory or from what comes."""
+        self._position = content.index
+        if self._remembered(content) is None:
+            self._session.wait_for(self._more(content, content.node.size, needs_bytes=False))
+        assert content.digest is not None
+        return content.digest
+
+    def chunks(self, content: Content) -> Iterator[bytes]:
+        """As they come; the last one when the whole is what it should be."""
+        self._position = content.index
+        offset, size = 0, content.node.size
+        while offset < size:
+            if not content.is_here and content.received <= offset:
+                self._session.wait_for(self._more(content, offset, needs_bytes=True))
+            end = size if content.is_here else content.received
+            if end == size and not content.is_here:
+                self._session.wait_for(self._more(content, size, needs_bytes=True))
+            data = os.pread(self._spool, min(CHUNK, end - offset), content.place + offset)
+            offset += len(data)
+            yield data
+
+
+def _changed(content: Content) -> Conflict:
+    return Conflict(f"{content.path} was changed or cannot be read: the client sends something else than it has listed")
