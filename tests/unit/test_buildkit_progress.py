@@ -105,6 +105,16 @@ def test_output_is_cut_at_two_mebibytes_of_a_step() -> None:
     assert b"left out" in found[-1].logs[0].msg
 
 
+def test_output_is_cut_at_sixty_four_mebibytes_of_a_build() -> None:
+    translator = Translator("ref")
+    told = 0
+    for step in range(40):
+        piece = {"step": step, "output": "x" * (1 << 20), "stream": 1, "time": 1}
+        for message in translated(translator, {**BEGUN, "step": step}, *[piece] * 3):
+            told += sum(len(log.msg) for log in message.logs)
+    assert 64 << 20 <= told < 66 << 20
+
+
 def test_parts_of_several_platforms_do_not_meet() -> None:
     one, two = (of_part(BEGUN, number, platform) for number, platform in enumerate(("linux/amd64", "linux/arm64")))
     first, second = translated(Translator("ref"), one, two)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,8 @@ class Control:
         request = pb.DiskUsageRequest.FromString(data)
         filters = Filters(request.filter)
         rows = [row for row in await self._engine.builds.usage() if _is_meant(row, filters)]
+        if request.age_limit:
+            rows = [row for row in rows if time.time_ns() - _last_used(row) >= request.age_limit]
         return pb.DiskUsageResponse(record=[_usage(row) for row in rows]).SerializeToString()
 
     async def _prune(self, call: ServerCall) -> None:
@@ -223,6 +226,10 @@ def _is_meant(row: Document, filters: Filters) -> bool:
         "type": row["Type"],
     }
     return filters.match(lambda name: values.get(name.lower()))
+
+
+def _last_used(row: Document) -> int:
+    return parse_moment(row["LastUsedAt"] or row["CreatedAt"])
 
 
 def _usage(row: Document) -> pb.UsageRecord:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 _PATIENCE_S = 5.0  # how long a client may ask for a build before it has begun
 _REMEMBERED = 8  # ended ones, for clients that ask late
+_KEPT_BYTES = 2 << 20  # of output, for the history
 _KEPT_DOCUMENTS = 20_000
+_LARGE = 1 << 20  # bytes of messages that are not remembered
 _OWN_STEPS = 1_000_000  # numbers of vertexes that are no instructions
 
 
@@ -52,6 +54,7 @@ class Job:
         self.translator = Translator(wishes.ref)
         self._steps = Steps(_OWN_STEPS)
         self._messages: list[bytes] = []
+        self._kept = 0
         self._is_over = False
         self._news = asyncio.Event()
         self._working: set[asyncio.Task[Any]] = set()
@@ -59,15 +62,25 @@ class Job:
     # -- telling ------------------------------------------------------------------------------------------------------
 
     def tell(self, document: Document) -> None:
-        if "progressDetail" not in document and len(self.log) < _KEPT_DOCUMENTS:
-            self.log.append(document)
+        self._keep(document)
         message = self.translator.translate(document)
         if message is not None:
             self.send(message)
 
+    def _keep(self, document: Document) -> None:
+        size = len(document.get("output", ""))
+        if "progressDetail" in document or len(self.log) >= _KEPT_DOCUMENTS or self._kept + size > _KEPT_BYTES:
+            return
+        self._kept += size
+        self.log.append(document)
+
     def send(self, message: pb.StatusResponse) -> None:
         self._messages.append(message.SerializeToString())
         self._news.set()
+
+    @property
+    def is_large(self) -> bool:
+        return sum(map(len, self._messages)) > _LARGE
 
     @contextlib.contextmanager
     def vertex(self, name: str) -> Iterator[Task]:
@@ -158,9 +171,9 @@ class Jobs:
 
     def end(self, job: Job) -> None:
         job.finish()
-        over = [ref for ref, known in self._jobs.items() if known.is_over]
-        for ref in over[:-_REMEMBERED]:
-            del self._jobs[ref]
+        over = [known for known in self._jobs.values() if known.is_over]
+        for known in (*over[:-_REMEMBERED], *(item for item in over if item.is_large)):
+            self._jobs.pop(known.ref, None)
 
     def running(self) -> list[Job]:
         return [job for job in self._jobs.values() if not job.is_over]

@@ -17,6 +17,7 @@ from corten.buildkit.proto import control_pb2 as pb
 
 Document = dict[str, Any]
 _LOG_BYTES = 2 << 20  # of one vertex, what BuildKit keeps by default
+_ALL_LOG_BYTES = 64 << 20  # of a build: a client that does not read must not fill the daemon's memory
 _PART_STEPS = 10_000
 _MOVING = {"Downloading": "", "Extracting": "extracting ", "Pushing": "pushing "}
 _AT_REST = frozenset(
@@ -53,6 +54,7 @@ class Translator:
         self._ref = ref
         self._vertexes: dict[int, _Vertex] = {}
         self._last: dict[str, str] = {}  # stage -> the digest of its newest vertex
+        self._log_bytes = 0
         self.failure: Failure | None = None
 
     def translate(self, document: Document) -> pb.StatusResponse | None:
@@ -105,14 +107,16 @@ class Translator:
                 answer.statuses.append(status)
         return answer
 
-    @staticmethod
-    def _output(vertex: _Vertex, document: Document) -> pb.StatusResponse | None:
+    def _output(self, vertex: _Vertex, document: Document) -> pb.StatusResponse | None:
         data = document["output"].encode("utf-8", "surrogateescape")
         if vertex.log_bytes >= _LOG_BYTES:
             return None
+        if self._log_bytes >= _ALL_LOG_BYTES:
+            vertex.log_bytes, data = _LOG_BYTES, b""
         vertex.log_bytes += len(data)
+        self._log_bytes += len(data)
         if vertex.log_bytes >= _LOG_BYTES:
-            data += b"\n[the rest of the output is left out: a step has 2 MiB]\n"
+            data += b"\n[the rest of the output is left out: a step has 2 MiB, a build 64]\n"
         log = pb.VertexLog(
             vertex=vertex.message.digest, timestamp=moment(document["time"]), stream=document["stream"], msg=data
         )
