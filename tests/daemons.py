@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,22 @@ class Engine:
     def import_busybox(self, archive: Path) -> None:
         done = self.docker("import", "-c", 'CMD ["sh"]', "-c", "ENV PATH=/bin", str(archive), "busybox")
         assert done.stdout.startswith("sha256:")
+
+    @contextlib.contextmanager
+    def without_new_images(self) -> Iterator[None]:
+        """Containers and images that the block makes, and the builds' cache, are gone then; fails when one stays."""
+
+        def images() -> set[str]:
+            return set(self.docker("images", "-aq", "--no-trunc").stdout.split())
+
+        before = images()
+        yield
+        self.remove_containers()
+        self.request("POST", "/v1.41/build/prune?all=1")
+        while left := images() - before:
+            self.docker("rmi", "-f", *left, check=False)
+            assert images() - before != left, f"images stay: {left}"
+        self.request("POST", "/v1.41/build/prune?all=1")  # steps of images that had names
 
     def remove_containers(self) -> None:
         deadline = time.monotonic() + 15

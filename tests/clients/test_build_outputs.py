@@ -51,14 +51,8 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
 @pytest.fixture(autouse=True)
 def clean(daemon: Daemon) -> Iterator[None]:
     """No image and no step of another test."""
-    before = set(daemon.docker("images", "-aq", "--no-trunc").stdout.split())
-    yield
-    daemon.remove_containers()
-    daemon.request("POST", "/v1.41/build/prune?all=1")
-    while left := set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before:
-        daemon.docker("rmi", "-f", *left, check=False)
-        if set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before == left:
-            break
+    with daemon.without_new_images():
+        yield
     daemon.corten("builder", "history", "rm", "--all")
 
 

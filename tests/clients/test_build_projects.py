@@ -27,14 +27,8 @@ MIRROR = "http://deb.debian.org/debian/dists/bookworm/InRelease"
 
 @pytest.fixture(autouse=True)
 def clean(daemon: Daemon) -> Iterator[None]:
-    before = set(daemon.docker("images", "-aq", "--no-trunc").stdout.split())
-    yield
-    daemon.remove_containers()
-    daemon.request("POST", "/v1.41/build/prune?all=1")
-    while left := set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before:
-        daemon.docker("rmi", "-f", *left, check=False)
-        if set(daemon.docker("images", "-aq", "--no-trunc").stdout.split()) - before == left:
-            break
+    with daemon.without_new_images():
+        yield
 
 
 @pytest.fixture

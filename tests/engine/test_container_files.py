@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from corten.dockerapi.container import ContainerConfig, HostConfig
+from corten.dockerapi.container import HostConfig
 from corten.engine import archive
 from corten.engine.container import Container, State, Status
 from corten.engine.container_root import StoppedRoot, running_root
@@ -32,6 +32,7 @@ from corten.linux import mount as kernel
 from corten.linux import process
 from corten.snapshot.overlay import OverlaySnapshotter
 from corten.snapshot.vfs import VfsSnapshotter
+from records import record
 
 ID = "c" * 64
 
@@ -62,16 +63,7 @@ class Box:
     def container(self, *points, **host) -> Container:
         located = [self.volumes.of_containers.located(point) for point in points]
         self.volumes.of_containers.acquire_all(ID, located, lambda: contextlib.nullcontext(-1))
-        return Container(
-            id=ID,
-            name="box",
-            created_ns=0,
-            image_id="i",
-            config=ContainerConfig(),
-            host_config=HostConfig(**host),
-            driver=self.snapshotter.name,
-            mount_points=located,
-        )
+        return record(id=ID, host_config=HostConfig(**host), driver=self.snapshotter.name, mount_points=located)
 
     @contextlib.contextmanager
     def view(self, container, *, read_only=True):
@@ -306,16 +298,7 @@ class Program:
 
 
 def running(pid: int, container_id: str = ID) -> Container:
-    return Container(
-        id=container_id,
-        name="box",
-        created_ns=0,
-        image_id="i",
-        config=ContainerConfig(),
-        host_config=HostConfig(),
-        driver="overlay2",
-        state=State(status=Status.RUNNING, pid=pid),
-    )
+    return record(id=container_id, state=State(status=Status.RUNNING, pid=pid))
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from corten.cgroup.manager import Cgroup
-from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine import stats, top
-from corten.engine.container import Container, State, Status
+from corten.engine.container import State, Status
 from corten.engine.tasks import Tasks
+from records import record
 
 PATH = f"/corten-test-stats/{os.getpid()}"
 LIMIT = 64 << 20
@@ -59,18 +59,7 @@ def test_a_group_goes_with_those_below_it():
 
 
 def live(status=Status.RUNNING):
-    return SimpleNamespace(
-        container=Container(
-            id="a" * 64,
-            name="busy",
-            created_ns=0,
-            image_id="i",
-            config=ContainerConfig(),
-            host_config=HostConfig(),
-            driver="overlay2",
-            state=State(status=status, started_ns=1),
-        )
-    )
+    return SimpleNamespace(container=record(name="busy", state=State(status=status, started_ns=1)))
 
 
 def statistics(tasks):

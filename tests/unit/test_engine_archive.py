@@ -12,8 +12,8 @@ import pytest
 from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine import archive
 from corten.engine.archive import View, evaluate, go_mode
-from corten.engine.container import Container
 from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound
+from records import record
 
 
 @pytest.fixture
@@ -36,15 +36,7 @@ def tree(tmp_path):
 @contextlib.contextmanager
 def view(root, **host):
     user = host.pop("user", "")
-    container = Container(
-        id="c" * 64,
-        name="box",
-        created_ns=0,
-        image_id="i",
-        config=ContainerConfig(user=user),
-        host_config=HostConfig(**host),
-        driver="overlay2",
-    )
+    container = record(id="c" * 64, config=ContainerConfig(user=user), host_config=HostConfig(**host))
     descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         yield View(container, descriptor, "box")

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from corten.dockerapi.container import ContainerConfig, HealthConfig, HostConfig
-from corten.engine.container import Container, HealthLogEntry, State, Status
+from corten.dockerapi.container import ContainerConfig, HealthConfig
+from corten.engine.container import HealthLogEntry, State, Status
 from corten.engine.health import Health, HealthMonitor, Policy, shown_output
 from corten.engine.tasks import Tasks
 from corten.errors import Conflict
+from records import record
 
 SECOND = 10**9
 
@@ -114,14 +115,9 @@ MILLISECOND = SECOND // 1000
 
 def container(**config):
     check = {"test": ["CMD", "probe"], "interval": MILLISECOND, "timeout": 5 * MILLISECOND, "retries": 2, **config}
-    return Container(
-        id="a" * 64,
+    return record(
         name="web",
-        created_ns=0,
-        image_id="i",
         config=ContainerConfig(healthcheck=HealthConfig(**check)),
-        host_config=HostConfig(),
-        driver="overlay2",
         state=State(status=Status.RUNNING, started_ns=0),
     )
 

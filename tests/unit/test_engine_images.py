@@ -10,13 +10,14 @@ import pytest
 
 from corten.dockerapi.container import ContainerConfig
 from corten.dockerapi.queries import CommitQuery, ImportQuery
-from corten.engine.container import Container, HostConfig, State, Status
+from corten.engine.container import State, Status
 from corten.engine.events import Events
 from corten.engine.image_documents import committed_config, created_ns, inspected, reference_matches
 from corten.engine.images import Images
 from corten.engine.metrics import Metrics
 from corten.errors import Conflict, InvalidParameter, NotFound
 from corten.image.store import Image
+from records import record
 
 
 def image(number, *, tags=(), digests=(), parent="", layers=("base",), sizes=(100,), **config):
@@ -117,14 +118,10 @@ class FakeContainers:
     metrics = Metrics()
 
     def __init__(self, status=Status.EXITED):
-        self.container = Container(
+        self.container = record(
             id="c" * 64,
-            name="box",
-            created_ns=0,
             image_id=WEB.id,
             config=ContainerConfig(cmd=["run", "it"], env=["A=b"], user="bob", hostname="h", tty=True, image="web"),
-            host_config=HostConfig(),
-            driver="overlay2",
             state=State(status=status),
         )
         self.live = SimpleNamespace(container=self.container, removing=False, lock=asyncio.Lock())

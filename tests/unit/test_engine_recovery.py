@@ -11,13 +11,14 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 
 from corten.config import Config
-from corten.dockerapi.container import ContainerConfig, HostConfig
+from corten.dockerapi.container import HostConfig
 from corten.engine.container import Container, IdMaps, Status
 from corten.engine.live import Index, Live
 from corten.engine.recover import Recovery
 from corten.engine.shims import ExitStatus, Shim
 from corten.engine.user_namespaces import UserNamespaces
 from corten.errors import Unavailable
+from records import record
 
 MAPS = IdMaps(
     uids=[{"containerID": 0, "hostID": 1000, "size": 10}],
@@ -33,18 +34,7 @@ class World:
     """
 
     def __init__(self, place: Path, status: Status, found: Any) -> None:
-        self.live = Live(
-            Container(
-                id=LEFT,
-                name="left",
-                created_ns=1,
-                image_id="",
-                config=ContainerConfig(),
-                host_config=HostConfig(),
-                driver="overlay2",
-                id_maps=MAPS,
-            )
-        )
+        self.live = Live(record(id=LEFT, name="left", created_ns=1, image_id="", id_maps=MAPS))
         self.container.state.status = status
         if found is not None:
             (place / "exec" / LEFT).mkdir(parents=True)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from corten.dockerapi.container import ContainerConfig, HostConfig, RestartPolicy
+from corten.dockerapi.container import HostConfig, RestartPolicy
 from corten.engine.container import Container, State
 from corten.engine.restart_policy import next_backoff_s, wants_restart
+from records import record
 
 
 def ended(policy: str, most: int = 0, **state: object) -> Container:
     host = HostConfig(restart_policy=RestartPolicy(name=policy, maximum_retry_count=most))
-    return Container(
-        id="a" * 64,
-        name="box",
-        created_ns=0,
-        image_id="i",
-        config=ContainerConfig(),
-        host_config=host,
-        driver="overlay2",
-        state=State(**state),
-    )
+    return record(host_config=host, state=State(**state))
 
 
 @pytest.mark.parametrize(

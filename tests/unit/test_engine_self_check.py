@@ -14,6 +14,7 @@ from corten.engine.container import Container, State, Status
 from corten.engine.host_support import LimitSupport
 from corten.engine.mount_point import MountPoint
 from corten.engine.preparation import HostFacts
+from records import record
 
 SUPPORT = LimitSupport(
     memory=True, swap=True, swappiness=True, oom_kill_disable=True, cpu_quota=True, cpu_shares=True, cpuset=True,
@@ -27,14 +28,12 @@ def container(name: str = "web", *, user: str = "www", binds: tuple[str, ...] = 
         "memory": 1 << 26, "readonly_rootfs": True, "security_opt": ["no-new-privileges"], "network_mode": "bridge",
         "ipc_mode": "private", **host,
     }  # fmt: skip
-    return Container(
+    return record(
         id="c" * 64,
         name=name,
-        created_ns=0,
         image_id="sha256:x",
         config=ContainerConfig(user=user),
         host_config=HostConfig(**careful),
-        driver="overlay2",
         state=State(status=Status.RUNNING),
         mount_points=[MountPoint(type="bind", source=source, destination="/x") for source in binds],
     )

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine import stats as room
-from corten.engine.container import Container, State, Status
+from corten.engine.container import State, Status
 from corten.engine.stats import Sample, Statistics, document
 from corten.engine.tasks import Tasks
+from records import record
 
 SECOND = 10**9
 
@@ -30,16 +30,7 @@ def numbers(cpu_ns=0):
 
 
 def container(status=Status.RUNNING):
-    return Container(
-        id="a" * 64,
-        name="web",
-        created_ns=0,
-        image_id="i",
-        config=ContainerConfig(),
-        host_config=HostConfig(),
-        driver="overlay2",
-        state=State(status=status, started_ns=1),
-    )
+    return record(name="web", state=State(status=status, started_ns=1))
 
 
 def test_the_document():

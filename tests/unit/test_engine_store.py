@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from corten.dockerapi.container import ContainerConfig, HostConfig
 from corten.engine.container import Container, Status
 from corten.engine.store import RootLock, Store
 from corten.errors import Conflict, SystemFailure
+from records import record
 
 
 def container(number: int) -> Container:
-    return Container(
-        id=f"{number:064x}",
-        name=f"name{number}",
-        image_id="sha256:" + "0" * 64,
-        driver="overlay2",
-        created_ns=number,
-        config=ContainerConfig(),
-        host_config=HostConfig(),
-    )
+    return record(id=f"{number:064x}", name=f"name{number}", image_id="sha256:" + "0" * 64, created_ns=number)
 
 
 def refuse(store: Store) -> None:
