@@ -53,6 +53,16 @@ def test_errors_keep_their_kind(channels: tuple[Channel, Channel], error: Corten
         assert (caught.value.errno, caught.value.step) == (1, "some step")
 
 
+def test_an_error_is_heard_although_its_sender_did_not_read_everything(channels: tuple[Channel, Channel]) -> None:
+    parent, child = channels
+    parent.send(Message.START)
+    child.send_error(CommandNotExecutable('exec: "x": permission denied'), "program")
+    child.close()
+    with pytest.raises(CommandNotExecutable, match="permission denied"):
+        parent.expect(Message.READY)
+    assert parent.receive() == (None, [])
+
+
 def test_errors_of_the_system_name_step_and_path(channels: tuple[Channel, Channel]) -> None:
     parent, child = channels
     child.send_error(OSError(13, "open_tree: permission denied", "/secret"), "mounts")

@@ -94,7 +94,13 @@ class Channel:
 
         Errors: the typed error that the other end sent.
         """
-        packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, socket.CMSG_SPACE(4 * most), socket.MSG_CMSG_CLOEXEC)
+        space = socket.CMSG_SPACE(4 * most)
+        try:
+            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # it has ended with a message of ours unread (START lies ready early): the kernel tells that once, and
+            # before what the other end has said last
+            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
         descriptors: list[int] = []
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
