@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import http.server
@@ -20,6 +21,9 @@ from typing import Any
 
 import pytest
 
+from corten.buildkit.proto import control_pb2 as pb
+from corten.grpc.client import Channel
+from corten.grpc.status import GrpcError
 from daemons import Daemon, Dockerd
 from machine import CGROUP_PARENT, CGROUPS, CLIENTS, lacking
 from registries import DockerRegistry
@@ -630,6 +634,51 @@ def test_the_same_files_and_configuration_as_dockerd_s(
         results.append((files_of(out), {key: value for key, value in config.items() if value and key not in ignored}))
         engine.docker("rmi", "case")
     assert results[1] == results[0]
+
+
+async def asked(daemon: Daemon, path: str, message: bytes, **metadata: str) -> tuple[int, str]:
+    """(status, text) of one call over a connection of its own."""
+    reader, writer = await asyncio.open_unix_connection(str(daemon.socket))
+    writer.write(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert b"101" in await reader.readuntil(b"\r\n\r\n")
+    channel = Channel(writer.transport)
+    try:
+        await channel.unary(path, message, {name.replace("_", "-"): [value] for name, value in metadata.items()})
+    except GrpcError as error:
+        return int(error.code), error.message
+    finally:
+        channel.close()
+    return 0, ""
+
+
+def test_calls_that_make_no_sense_are_refused(daemon: Daemon) -> None:
+    control, bridge = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
+    graph = pb.Definition(ops=[b"x"])
+    cases = [
+        (f"{control}Nothing", b"", 12, "unknown method"),
+        (f"{control}Solve", b"\xff\xff", 3, "malformed"),
+        (f"{control}Solve", b"", 2, "needs a ref"),
+        (f"{control}Solve", pb.SolveRequest(ref="a", definition=graph).SerializeToString(), 2, "LLB"),
+        (f"{control}Solve", pb.SolveRequest(ref="a", frontend="x.v1").SerializeToString(), 2, "frontend x.v1"),
+        (f"{control}Solve", pb.SolveRequest(ref="a", entitlements=["root"]).SerializeToString(), 2, "entitlement root"),
+        (f"{control}Solve", pb.SolveRequest(ref="a", frontend="dockerfile.v0").SerializeToString(), 2, "no session"),
+        (f"{bridge}Ping", b"", 3, "needs the id"),
+        (
+            f"{control}UpdateBuildHistory",
+            pb.UpdateBuildHistoryRequest(ref="x", delete=True).SerializeToString(),
+            5,
+            "x",
+        ),
+        (f"{control}Prune", pb.PruneRequest(filter=["a b"]).SerializeToString(), 3, "invalid filter"),
+    ]
+    for path, message, code, words in cases:
+        found = asyncio.run(asked(daemon, path, message))
+        assert found[0] == code, (path, found)
+        assert words in found[1]
+    absent = pb.EvaluateRequest(ref="x").SerializeToString()
+    found = asyncio.run(asked(daemon, f"{bridge}Evaluate", absent, buildkit_controlapi_buildid="none"))
+    assert found == (5, "no such job none")
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_a_raw_connection_that_is_no_buildkit(daemon: Daemon) -> None:

@@ -35,7 +35,7 @@ from corten.engine.images import Images
 from corten.engine.registries import Registries
 from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound, Unauthorized, Unavailable
-from corten.image.store import ImageStore
+from corten.image.store import Image, ImageStore
 from corten.oci import reference
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,10 @@ class Builds:
                 raise
             return [str(name)]
         return found
+
+    def held(self, image_id: str) -> contextlib.AbstractContextManager[Image]:
+        """An image stays within the block, whatever is pruned.  Errors: NotFound."""
+        return self._store.pin(image_id)
 
     def contexts(self, query: BuildQuery, cancellation: Cancellation) -> Contexts:
         """To be filled for ``solve`` in a thread, and to be closed after it."""

@@ -15,6 +15,7 @@ from corten.api.buildkit import graphs, workers
 from corten.api.buildkit.failures import grpc_error, of_status
 from corten.api.buildkit.frontend import FrontendResult
 from corten.buildkit.proto import control_pb2 as pb
+from corten.buildkit.wire import parsed
 from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.grpc import metadata
 from corten.grpc.server import Handler, ServerCall, unary
@@ -73,7 +74,7 @@ class Bridge:
         ).SerializeToString()
 
     async def _solve(self, job: Job, data: bytes) -> bytes:
-        request = pb.BridgeSolveRequest.FromString(data)
+        request = parsed(pb.BridgeSolveRequest, data)
         if request.definition.ops:
             raise InvalidParameter("a build graph (LLB) is not supported: the frontend dockerfile.v0 is built in")
         result = await self._solving.call_frontend(
@@ -99,7 +100,7 @@ class Bridge:
         return made
 
     async def _return(self, job: Job, data: bytes) -> bytes:
-        request = pb.ReturnRequest.FromString(data)
+        request = parsed(pb.ReturnRequest, data)
         if not job.returned.done():
             if request.HasField("error"):
                 job.returned.set_exception(of_status(request.error))
@@ -133,7 +134,7 @@ class Bridge:
 
     async def _evaluate(self, job: Job, data: bytes) -> bytes:
         """A result is there when its solve has ended."""
-        self._image(job, pb.EvaluateRequest.FromString(data).ref)
+        self._image(job, parsed(pb.EvaluateRequest, data).ref)
         return pb.EvaluateResponse().SerializeToString()
 
     async def _inputs(self, job: Job, _data: bytes) -> bytes:
@@ -150,19 +151,19 @@ class Bridge:
         return image
 
     async def _read_file(self, job: Job, data: bytes) -> bytes:
-        request = pb.ReadFileRequest.FromString(data)
+        request = parsed(pb.ReadFileRequest, data)
         content = await self._in_tree(
             job, request.ref, graphs.read_file, request.file_path, request.range.offset, request.range.length
         )
         return pb.ReadFileResponse(data=content).SerializeToString()
 
     async def _stat_file(self, job: Job, data: bytes) -> bytes:
-        request = pb.StatFileRequest.FromString(data)
+        request = parsed(pb.StatFileRequest, data)
         stat = await self._in_tree(job, request.ref, graphs.stat_file, request.path)
         return pb.StatFileResponse(stat=stat).SerializeToString()
 
     async def _read_directory(self, job: Job, data: bytes) -> bytes:
-        request = pb.ReadDirRequest.FromString(data)
+        request = parsed(pb.ReadDirRequest, data)
         entries = await self._in_tree(
             job, request.ref, graphs.read_directory, request.dir_path, request.include_pattern
         )

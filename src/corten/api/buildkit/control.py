@@ -23,6 +23,7 @@ from corten.api.buildkit.solving import Solving
 from corten.api.buildkit.wishes import Wishes
 from corten.buildkit.proto import content_pb2
 from corten.buildkit.proto import control_pb2 as pb
+from corten.buildkit.wire import parsed
 from corten.dockerapi.build import PruneSpace
 from corten.dockerapi.timestamps import parse_moment
 from corten.errors import CortenError, InvalidParameter, NotFound
@@ -64,7 +65,7 @@ class Control:
     # -- solves -------------------------------------------------------------------------------------------------------
 
     async def _solve(self, data: bytes, _call: ServerCall) -> bytes:
-        request = pb.SolveRequest.FromString(data)
+        request = parsed(pb.SolveRequest, data)
         try:
             response = await self._solving.solve(read_wishes(request))
         except CortenError as error:
@@ -72,7 +73,7 @@ class Control:
         return pb.SolveResponse(exporter_response=response).SerializeToString()
 
     async def _status(self, call: ServerCall) -> None:
-        request = pb.StatusRequest.FromString(await _only(call))
+        request = parsed(pb.StatusRequest, await _only(call))
         jobs = self._solving.jobs
         if jobs.get(request.ref) is None:
             with contextlib.suppress(NotFound):
@@ -89,13 +90,13 @@ class Control:
         return pb.InfoResponse(buildkit_version=workers.version()).SerializeToString()
 
     async def _list_workers(self, data: bytes, _call: ServerCall) -> bytes:
-        request = pb.ListWorkersRequest.FromString(data)
+        request = parsed(pb.ListWorkersRequest, data)
         return pb.ListWorkersResponse(record=workers.workers(self._engine, request.filter)).SerializeToString()
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 
     async def _disk_usage(self, data: bytes, _call: ServerCall) -> bytes:
-        request = pb.DiskUsageRequest.FromString(data)
+        request = parsed(pb.DiskUsageRequest, data)
         filters = Filters(request.filter)
         rows = [row for row in await self._engine.builds.usage() if _is_meant(row, filters)]
         if request.age_limit:
@@ -103,7 +104,7 @@ class Control:
         return pb.DiskUsageResponse(record=[_usage(row) for row in rows]).SerializeToString()
 
     async def _prune(self, call: ServerCall) -> None:
-        request = pb.PruneRequest.FromString(await _only(call))
+        request = parsed(pb.PruneRequest, await _only(call))
         filters = Filters(request.filter)
         rows = {row["ID"]: row for row in await self._engine.builds.usage() if _is_meant(row, filters)}
         wanted: dict[str, list[str]] = {"id": list(rows)} if request.filter else {}
@@ -121,7 +122,7 @@ class Control:
     # -- the history --------------------------------------------------------------------------------------------------
 
     async def _history(self, call: ServerCall) -> None:
-        request = pb.BuildHistoryRequest.FromString(await _only(call))
+        request = parsed(pb.BuildHistoryRequest, await _only(call))
         events = self._records.events(request)
         call.begin(now_header())
         for event in events:
@@ -138,18 +139,18 @@ class Control:
                     await call.send(content)
 
     async def _update_history(self, data: bytes, _call: ServerCall) -> bytes:
-        self._records.update(pb.UpdateBuildHistoryRequest.FromString(data))
+        self._records.update(parsed(pb.UpdateBuildHistoryRequest, data))
         return pb.UpdateBuildHistoryResponse().SerializeToString()
 
     # -- what records name --------------------------------------------------------------------------------------------
 
     async def _content_info(self, data: bytes, _call: ServerCall) -> bytes:
-        digest = content_pb2.InfoRequest.FromString(data).digest
+        digest = parsed(content_pb2.InfoRequest, data).digest
         info = content_pb2.Info(digest=digest, size=len(self._records.content(digest)))
         return content_pb2.InfoResponse(info=info).SerializeToString()
 
     async def _content_read(self, call: ServerCall) -> None:
-        request = content_pb2.ReadContentRequest.FromString(await _only(call))
+        request = parsed(content_pb2.ReadContentRequest, await _only(call))
         content = self._records.content(request.digest)
         end = request.offset + request.size if request.size else len(content)
         for offset in range(request.offset, min(end, len(content)), _PIECE):

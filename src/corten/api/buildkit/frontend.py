@@ -163,6 +163,10 @@ class Frontend:
             async with contextlib.aclosing(documents) as stream:  # type: ignore[type-var]
                 async for document in stream:
                     last = document
+                    if "aux" in document:
+                        # until it has its names, or is on its way: a prune must not take it
+                        held = self._engine.builds.held(document["aux"]["ID"])
+                        await run_blocking(job.held.enter_context, held)
                     job.tell(of_part(document, number, "" if is_alone else platform))
         return Built(last["aux"]["ID"], build, platform, tuple(last.get("stages", ())))
 

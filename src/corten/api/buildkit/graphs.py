@@ -12,6 +12,7 @@ from collections import OrderedDict
 
 from corten.build.tree import Node, Tree, resolve
 from corten.buildkit.proto import control_pb2 as pb
+from corten.buildkit.wire import parsed
 from corten.errors import InvalidParameter, NotFound
 from corten.image import tarheader as header
 from corten.oci.digest import digest_of
@@ -44,7 +45,7 @@ def source_of(definition: pb.Definition, name: str) -> pb.SourceOp:
     name: of the context that it stands for
     Errors: InvalidParameter for any other graph.
     """
-    operations = [pb.Op.FromString(data) for data in definition.ops]
+    operations = [parsed(pb.Op, data) for data in definition.ops]
     sources = [item.source for item in operations if item.HasField("source")]
     if len(operations) != 2 or len(sources) != 1 or len(operations[-1].inputs) != 1:
         raise InvalidParameter(f"the context {name} is a build graph (LLB), which is not supported")

@@ -55,6 +55,7 @@ class Job:
         self._steps = Steps(_OWN_STEPS)
         self._messages: list[bytes] = []
         self._kept = 0
+        self.held = contextlib.ExitStack()  # what lasts as long as the solve
         self._is_over = False
         self._news = asyncio.Event()
         self._working: set[asyncio.Task[Any]] = set()
@@ -123,6 +124,7 @@ class Job:
     def finish(self) -> None:
         self._is_over = True
         self._news.set()
+        self.held.close()
         if not self.returned.done():
             self.returned.cancel()
 
