@@ -17,6 +17,7 @@ from corten.build.context import Context
 from corten.build.contexts import narrowed
 from corten.build.selection import find_sources, followed
 from corten.build.tree import resolve, walk
+from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
@@ -80,7 +81,7 @@ async def opened(
         made.close()
 
 
-def content(context: SessionContext, path: str) -> bytes:
+def content(context: SessionContext | NarrowContext, path: str) -> bytes:
     """In a thread."""
     node = context.node(path)
     assert node is not None
@@ -555,7 +556,7 @@ def test_instructions_have_their_own_parts_listed(tmp_path: Path) -> None:
             async def load(follow: Sequence[str]) -> SessionContext:
                 return await SessionContext.open(session, Wanted(name="context", follow=follow), tmp_path)
 
-            context = NarrowContext(asyncio.get_running_loop(), load)
+            context = NarrowContext(asyncio.get_running_loop(), load, Cancellation())
 
             def use() -> None:
                 part = narrowed(context, ["./src/"])
@@ -574,6 +575,32 @@ def test_instructions_have_their_own_parts_listed(tmp_path: Path) -> None:
             context.close()
 
     run(work)
+
+
+def test_a_cancelled_build_waits_for_no_client(tmp_path: Path) -> None:
+    """Neither for a listing that does not come, nor for contents."""
+
+    async def silent(call: ServerCall) -> None:
+        await call.receive()
+
+    async def scene(send: Handler, use: Callable[[NarrowContext], object]) -> None:
+        async with client({"/moby.filesync.v1.FileSync/DiffCopy": send}) as (session, _):
+
+            async def load(follow: Sequence[str]) -> SessionContext:
+                return await SessionContext.open(session, Wanted(name="context", follow=follow), tmp_path)
+
+            cancellation = Cancellation()
+            context = NarrowContext(asyncio.get_running_loop(), load, cancellation)
+            waiting = asyncio.ensure_future(asyncio.to_thread(use, context))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            cancellation.cancel()
+            with pytest.raises(Cancelled):
+                await waiting
+            context.close()
+
+    run(lambda: scene(silent, lambda context: context.names("")))
+    run(lambda: scene(Liar().send, lambda context: content(context, "a")))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ cached transfers a listing and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corten.build.context import Context
 from corten.build.tree import Node
+from corten.build.workshop import Cancelled
 from corten.buildkit.contents import Content, Contents, threads
 from corten.buildkit.filesync import FileSync, Wanted
 from corten.buildkit.listing import Listing, can_be_asked_for
@@ -81,6 +83,11 @@ class SessionContext(Context):
         elif can_be_asked_for(stat.mode):
             self._files[path] = self._contents.add(number, path, node, key_of(self._directory, path, node))
         self.add(path, node)
+
+    def interrupt(self) -> None:
+        """Whoever waits for contents, or comes to wait, gets Cancelled.  From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._session.loop.call_soon_threadsafe(self._contents.fail, Cancelled("the build was cancelled"))
 
     def close(self) -> None:
         """From any thread; the spool goes when nothing is written to it any more."""

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from corten.build.contexts import BuildContext
 from corten.build.selection import followed
 from corten.build.tree import Node, Tree
-from corten.build.workshop import Cancelled
+from corten.build.workshop import Cancellation, Cancelled
 
 # paths to follow, () for everything
-Load = Callable[[Sequence[str]], Coroutine[Any, Any, BuildContext]]
+Load = Callable[[Sequence[str]], Coroutine[Any, Any, "Part"]]
+
+
+class Part(BuildContext, Protocol):
+    def interrupt(self) -> None:
+        """Whoever waits for contents, or comes to wait, gets Cancelled.  From any thread."""
 
 
 class NarrowContext:
@@ -28,11 +34,13 @@ class NarrowContext:
     Errors of all: those of ``load``, each time; Cancelled.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, load: Load) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, load: Load, cancellation: Cancellation) -> None:
         self._loop = loop
+        self._cancellation = cancellation
+        self._held = contextlib.ExitStack()
         self._load = load
         self._lock = threading.Lock()
-        self._parts: dict[tuple[str, ...], _Part] = {}
+        self._parts: dict[tuple[str, ...], _Slot] = {}
 
     def narrowed(self, patterns: Sequence[str]) -> Tree:
         """See ``Narrowable``."""
@@ -41,13 +49,17 @@ class NarrowContext:
     def _part(self, paths: tuple[str, ...]) -> BuildContext:
         with self._lock:
             whole = self._parts.get(())
-            part = whole if whole is not None else self._parts.setdefault(paths, _Part())
+            part = whole if whole is not None else self._parts.setdefault(paths, _Slot())
         with part.lock:
             if part.error is not None:
                 raise part.error
             if part.context is None:
+                loading = asyncio.run_coroutine_threadsafe(self._load(paths), self._loop)
                 try:
-                    part.context = asyncio.run_coroutine_threadsafe(self._load(paths), self._loop).result()
+                    with self._cancellation.calling(lambda: _cancel(loading)):
+                        part.context = loading.result()
+                    with self._lock:
+                        self._held.enter_context(self._cancellation.calling(part.context.interrupt))
                 except (asyncio.CancelledError, concurrent.futures.CancelledError):
                     part.error = Cancelled("the build was cancelled")
                     raise part.error from None
@@ -72,14 +84,20 @@ class NarrowContext:
         return self._part(()).find_dockerfile(name)
 
     def close(self) -> None:
+        with self._lock:
+            self._held.close()
         for part in self._parts.values():
             with part.lock:
                 if part.context is not None:
                     part.context.close()
 
 
-class _Part:
+def _cancel(loading: concurrent.futures.Future[Part]) -> None:
+    loading.cancel()
+
+
+class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.context: BuildContext | None = None
+        self.context: Part | None = None
         self.error: Exception | None = None

@@ -72,7 +72,7 @@ class Client:
         title: of the vertex that tells of it
         """
 
-        async def load(follow: Sequence[str]) -> BuildContext:
+        async def load(follow: Sequence[str]) -> SessionContext:
             with job.vertex(title) as task:
                 session = await self._required(session_id)
                 wanted = Wanted(name=name, exclude=excluded, follow=follow)
@@ -82,7 +82,7 @@ class Client:
                 found.report_to(lambda size: job.tell(task.part("transferring context:", current=size, done=True)))
                 return found
 
-        context = NarrowContext(self._loop, load)
+        context = NarrowContext(self._loop, load, job.cancellation)
         contexts.hold(context)
         return context
 
