@@ -6,15 +6,19 @@ On ``/session`` the client serves and the engine calls; on ``/grpc`` it is the o
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from corten.api.http.messages import Client, Request, Upgrade
+from corten.engine.streams import run_blocking
 from corten.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
 
 _PROTOCOL = "h2c"
+_SERVICES = "corten.api.buildkit.services"
 
 
 def _check(request: Request) -> None:
@@ -25,11 +29,18 @@ def _check(request: Request) -> None:
         raise InvalidParameter(f"protocol {request.upgrade[:40]} not supported")
 
 
+async def _load() -> None:
+    """Bring in what speaks gRPC: a quarter of a second when the first client comes, in which others are served."""
+    if _SERVICES not in sys.modules:
+        await run_blocking(importlib.import_module, _SERVICES)
+
+
 async def session(engine: Engine, request: Request) -> Upgrade:
+    _check(request)
+    await _load()
     from corten.buildkit.sessions import HEADER, SessionInfo
     from corten.grpc.client import Channel
 
-    _check(request)
     given = {name: value.split(", ") for name, value in request.headers.items() if name.startswith(HEADER)}
     info = SessionInfo.read(given)
     engine.sessions.check(info)
@@ -43,9 +54,10 @@ async def session(engine: Engine, request: Request) -> Upgrade:
 
 
 async def grpc(engine: Engine, request: Request) -> Upgrade:
+    _check(request)
+    await _load()
     from corten.api.buildkit.services import handlers
     from corten.grpc.server import serve
 
-    _check(request)
     services = handlers(engine)
     return Upgrade(_PROTOCOL, lambda transport, early: serve(transport, services, early))
