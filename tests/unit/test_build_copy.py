@@ -17,6 +17,7 @@ from build_place import Workplace, archive
 from corten.build.context import Context
 from corten.build.owners import read_mode
 from corten.build.selection import MissingSource
+from corten.build.small_files import read
 from corten.build.tree import Node, cleaned, resolve
 from corten.errors import Conflict, CortenError, DataLoss, InvalidParameter
 from corten.image import tarheader as header
@@ -255,7 +256,7 @@ def test_later_members_replace_earlier_ones(tmp_path: Path) -> None:
     context = Context(tmp_path)
     stream = hostile(("d/a", "", b"1"), ("d", "", b"now a file"), ("x", "", b"old"), ("x", "", b"new"))
     context.read_tar(iterated([stream]))
-    assert (context.read("d"), context.read("x"), context.node("d/a")) == (b"now a file", b"new", None)
+    assert (read(context, "d"), read(context, "x"), context.node("d/a")) == (b"now a file", b"new", None)
     assert sorted(context.paths()) == ["d", "x"]
     context.close()
 
@@ -271,7 +272,7 @@ def test_hard_links_and_sparse_files(tmp_path: Path) -> None:
         tar.addfile(link)
     context = Context(tmp_path)
     context.read_tar(iterated([stream.getvalue()]))
-    assert context.read("b") == b"abc"
+    assert read(context, "b") == b"abc"
     context.close()
 
 

@@ -21,6 +21,7 @@ from build_place import Workplace, archive
 from corten.build import fetch, git
 from corten.build.context import Context
 from corten.build.remote import remote_context
+from corten.build.small_files import read
 from corten.build.workshop import Cancellation, Cancelled
 from corten.errors import Forbidden, InvalidParameter, Unavailable
 
@@ -147,7 +148,7 @@ def fetched(tmp_path: Path, address: str, *, host_network: bool = True) -> dict[
     context = Context(tmp_path)
     try:
         remote_context(context, address, tmp_path, Cancellation(), host_network=host_network, dockerfile="Dockerfile")
-        return {path: context.read(path) for path in sorted(context.paths())}
+        return {path: read(context, path) for path in sorted(context.paths())}
     finally:
         context.close()
 

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from corten.build.tree import CHUNK, ROOT, Node, cleaned, resolve
-from corten.dockerfile.ignore import NAME as IGNORE_FILE
+from corten.build.small_files import read_dockerfile, read_ignore
+from corten.build.tree import CHUNK, ROOT, Node
 from corten.dockerfile.ignore import Ignore, read_patterns
 from corten.errors import InvalidParameter
 from corten.image import tarheader as header
@@ -25,7 +25,6 @@ from corten.image.tarstream import TarReader
 _BUFFER = 1 << 20
 _MAX_ENTRIES = 4_000_000
 _MAX_HOLES = 16 << 30
-_MAX_SMALL_FILE = 64 << 20  # a Dockerfile or an ignore file is read whole
 _KNOWN = frozenset(
     {
         header.REGULAR,
@@ -195,9 +194,7 @@ class Context:
         Errors: InvalidParameter for bad patterns.
         """
         self.dockerfile = self.find_dockerfile(dockerfile)
-        content = self.read(f"{dockerfile}.dockerignore")
-        if content is None:
-            content = self.read(IGNORE_FILE)
+        content = read_ignore(self, dockerfile)
         if content is None:
             return
         ignore = Ignore(read_patterns(content))
@@ -211,25 +208,12 @@ class Context:
 
     def find_dockerfile(self, name: str) -> bytes | None:
         """The content of the Dockerfile of that name; "Dockerfile" may be written in lower case."""
-        if self.dockerfile is not None:
-            return self.dockerfile
-        path = cleaned(name.lstrip("/") or "Dockerfile")
-        content = self.read(path)
-        return self.read("dockerfile") if content is None and path == "Dockerfile" else content
+        return read_dockerfile(self, name) if self.dockerfile is None else self.dockerfile
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._nodes) - 1
-
-    def read(self, path: str) -> bytes | None:
-        """The content of a small file, links followed inside the context; None when there is none."""
-        found = resolve(self, path)
-        if found is None or not found[1].is_regular:
-            return None
-        if found[1].size > _MAX_SMALL_FILE:
-            raise InvalidParameter(f"{path} has {found[1].size} bytes, the limit is {_MAX_SMALL_FILE}")
-        return b"".join(self.chunks(*found))
 
     def node(self, path: str) -> Node | None:
         return self._nodes.get(path)

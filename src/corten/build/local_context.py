@@ -15,13 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from corten.build.tree import CHUNK, Node, RootTree, cleaned, resolve
-from corten.dockerfile.ignore import NAME as IGNORE_FILE
+from corten.build.small_files import read_dockerfile, read_ignore
+from corten.build.tree import CHUNK, Node, RootTree
 from corten.dockerfile.ignore import Ignore, read_patterns
 from corten.errors import Conflict, Forbidden, InvalidParameter
 from corten.image.pipes import iterated, read_ahead
 
-_MAX_SMALL_FILE = 64 << 20
 _LARGE = 16 << 20  # reading and hashing go side by side
 _FRESH_NS = 2 * 10**9  # a file that was changed so short ago may change again within one tick of the clock
 _MAX_DIGESTS = 32_768
@@ -83,28 +82,13 @@ class LocalContext:
         Errors: InvalidParameter for bad patterns.
         """
         self.dockerfile = self.find_dockerfile(dockerfile)
-        content = self.read(f"{dockerfile}.dockerignore") if patterns is None else patterns
-        if content is None:
-            content = self.read(IGNORE_FILE)
+        content = read_ignore(self, dockerfile) if patterns is None else patterns
         if content is not None:
             self._ignore = Ignore(read_patterns(content))
             self._nodes.clear()
 
     def find_dockerfile(self, name: str) -> bytes | None:
-        if self.dockerfile is not None:
-            return self.dockerfile
-        path = cleaned(name.lstrip("/") or "Dockerfile")
-        content = self.read(path)
-        return self.read("dockerfile") if content is None and path == "Dockerfile" else content
-
-    def read(self, path: str) -> bytes | None:
-        """As ``Context.read``."""
-        found = resolve(self, path)
-        if found is None or not found[1].is_regular:
-            return None
-        if found[1].size > _MAX_SMALL_FILE:
-            raise InvalidParameter(f"{path} has {found[1].size} bytes, the limit is {_MAX_SMALL_FILE}")
-        return b"".join(self.chunks(*found))
+        return read_dockerfile(self, name) if self.dockerfile is None else self.dockerfile
 
     def node(self, path: str) -> Node | None:
         with self._lock:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corten.build.context import Context
+from corten.build.small_files import read
 from corten.build.tree import Node
 from corten.build.workshop import Cancelled
 from corten.buildkit.contents import Content, Contents, threads
@@ -143,7 +144,7 @@ async def read_files(session: Session, wanted: Wanted, paths: Sequence[str], scr
     try:
         found = {}
         for path in paths:
-            content = await session.loop.run_in_executor(threads, context.read, path)
+            content = await session.loop.run_in_executor(threads, read, context, path)
             if content is not None:
                 found[path] = content
         return found

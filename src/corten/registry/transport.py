@@ -296,35 +296,21 @@ class Transport:
 def _tracked(track: Any) -> dict[str, Any]:
     """Pools whose connections tell of their sockets: when one is made, and when one is used by a thread."""
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-    from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            track(self, fresh=True)
+    def telling(pool: Any) -> Any:
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                track(self, fresh=True)
 
-        def putrequest(self, *arguments: Any, **options: Any) -> None:
-            if self.sock is not None:
-                track(self, fresh=False)
-            super().putrequest(*arguments, **options)
+            def putrequest(self, *arguments: Any, **options: Any) -> None:
+                if self.sock is not None:
+                    track(self, fresh=False)
+                super().putrequest(*arguments, **options)
 
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            track(self, fresh=True)
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
-        def putrequest(self, *arguments: Any, **options: Any) -> None:
-            if self.sock is not None:
-                track(self, fresh=False)
-            super().putrequest(*arguments, **options)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
+    return {"http": telling(HTTPConnectionPool), "https": telling(HTTPSConnectionPool)}
 
 
 def _shut(sock: socket.socket) -> None:
