@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from corten.cgroup.hierarchy import Hierarchies
-from corten.runtime import joining, lifecycle, seccomp_profile
+from corten.runtime import execution, lifecycle, seccomp_profile
 from corten.runtime.defaults import default_spec
 
 CAPABILITIES = [
@@ -89,7 +89,7 @@ def main(rounds: int) -> int:
         process = {**spec["process"], "args": ["true"]}
         for _ in range(rounds):
             began = time.perf_counter()
-            made = joining.exec_process(
+            made = execution.exec_process(
                 init.pid, spec, process, cgroup=init.cgroup, stdio=None, seccomp_cache=f"{scratch}/cache"
             )
             note("exec", time.perf_counter() - began)

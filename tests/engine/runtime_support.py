@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corten.errors import CortenError
-from corten.runtime import joining, lifecycle, seccomp_profile
+from corten.runtime import execution, lifecycle, seccomp_profile
 
 CAPABILITIES = [
     f"CAP_{name}"
@@ -232,7 +232,7 @@ class World:
         output = Output()
         document = {**running.init.spec["process"], "args": list(command), **process}
         try:
-            made = joining.exec_process(
+            made = execution.exec_process(
                 running.init.pid, running.init.spec, document, cgroup=running.init.cgroup, stdio=output.stdio
             )
         except BaseException:

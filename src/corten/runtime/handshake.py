@@ -23,11 +23,11 @@ pivot_root nothing can be logged, so an error must come through here.
 
 from __future__ import annotations
 
+import _socket
 import array
 import enum
 import json
 import os
-import socket
 from typing import Any
 
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter, SystemFailure
@@ -59,12 +59,12 @@ _KINDS: dict[str, type[CortenError]] = {
 class Channel:
     """One end of the handshake."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: _socket.socket) -> None:
         self._socket = end
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        first, second = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         return cls(first), cls(second)
 
     def fileno(self) -> int:
@@ -82,7 +82,7 @@ class Channel:
         return packet
 
     def send(self, message: Message, descriptors: tuple[int, ...] = (), **fields: Any) -> None:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._socket.sendmsg([self.encode(message, fields)], ancillary)
 
     def send_error(self, error: BaseException, step: str) -> None:
@@ -94,16 +94,16 @@ class Channel:
 
         Errors: the typed error that the other end sent.
         """
-        space = socket.CMSG_SPACE(4 * most)
+        space = _socket.CMSG_SPACE(4 * most)
         try:
-            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
+            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             # it has ended with a message of ours unread (START lies ready early): the kernel tells that once, and
             # before what the other end has said last
-            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, socket.MSG_CMSG_CLOEXEC)
+            packet, ancillary, _, _ = self._socket.recvmsg(_MAXIMUM, space, _socket.MSG_CMSG_CLOEXEC)
         descriptors: list[int] = []
         for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
                 descriptors += numbers

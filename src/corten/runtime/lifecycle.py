@@ -1,7 +1,7 @@
 """Create and start: the parent's side of the handshake.
 
 ``create`` leaves an init that waits; ``InitProcess.start`` lets it become the program.  A further program in a running
-container is ``joining.exec_process``.
+container is ``execution.exec_process``.
 """
 
 from __future__ import annotations

@@ -11,14 +11,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import CortenError, SystemFailure
 from corten.linux import fuse_overlay, overlay
 from corten.linux import mount as mounting
 from corten.linux import process as kernel
-from corten.runtime import groups, idmap, joining, lifecycle
+from corten.runtime import execution, groups, idmap, lifecycle, namespaces
+from corten.runtime.handshake import Channel
 from corten.runtime.newborn import Newborn
 from corten.shim import self_care
 from corten.shim.foreign import Runtime
@@ -247,7 +248,7 @@ def execute(place: Place, init_pid: int, process: bytes, streams: Streams) -> Re
         pid, console = place.foreign.execute(json.loads(process), init_pid, streams)
         return {"pid": pid, "warnings": []}, [console] if console >= 0 else []
     spec = read_spec(place)
-    made = joining.exec_process(
+    made = execution.exec_process(
         init_pid,
         spec,
         json.loads(process),
@@ -258,6 +259,27 @@ def execute(place: Place, init_pid: int, process: bytes, streams: Streams) -> Re
     )
     document = {"pid": made.pid, "warnings": made.warnings}
     return document, [made.console_fd] if made.console_fd >= 0 else []
+
+
+def become(place: Place, init_pid: int, target: int, process: bytes, streams: Streams, channel: Channel) -> NoReturn:
+    """``execute`` in the caller itself, which has been born inside.
+
+    target: a pidfd of the container's first process
+    Errors: as with ``execute``, before the program is looked for; later they are told on the channel.
+    """
+    self_care.allow_oom_kill()
+    spec = read_spec(place)
+    execution.become(
+        target,
+        namespaces.differing(init_pid),
+        spec,
+        json.loads(process),
+        channel=channel,
+        cgroup=Cgroup(place.cgroup),
+        stdio=streams,
+        seccomp_cache=place.seccomp_cache,
+        state=place.state(spec, "running", init_pid),
+    )
 
 
 def freeze(place: Place) -> Result:

@@ -35,12 +35,12 @@ from collections.abc import Callable
 from typing import Any
 
 from corten.errors import Conflict, CortenError, NotFound, NotModified
-from corten.runtime import terminal
+from corten.runtime import execution, terminal
 from corten.shim import ending, handover, launch, protocol, self_care
 from corten.shim.children import SIGKILL, Children
 from corten.shim.control import Control, Reply
 from corten.shim.handover import FAILED, RUNNING
-from corten.shim.helper import Helper, Result
+from corten.shim.helper import Helper, Program, Result
 from corten.shim.log import Log
 from corten.shim.loop import EpollLoop
 from corten.shim.making import become_maker
@@ -200,21 +200,48 @@ class Shim:
         failed: Callable[[], None] = lambda: None,
     ) -> None:
         """Have work done in a child; ``then`` makes the answer of its result."""
-        helper = Helper(work)
+        self._await(Helper(work), reply, then, failed)
+
+    def _await(
+        self,
+        helper: Helper | Program,
+        reply: Reply,
+        then: Callable[[Result], dict[str, Any]],
+        failed: Callable[[], None],
+    ) -> None:
         self._helpers += 1
+        self._watch(helper, reply, then, failed)
 
-        def ended(events: int) -> None:
-            self._loop.forget(helper.fileno())
-            self._helpers -= 1
-            try:
-                answer = then(helper.result())
-            except (CortenError, OSError, ValueError) as error:
-                failed()
-                answer = {"error": protocol.describe_error(error)}
-            reply(answer)
-            self._claim()
+    def _watch(
+        self,
+        helper: Helper | Program,
+        reply: Reply,
+        then: Callable[[Result], dict[str, Any]],
+        failed: Callable[[], None],
+    ) -> None:
+        # nothing here may refer to itself: a shim collects no cycles
+        self._loop.watch(helper.fileno(), select.EPOLLIN, lambda events: self._told(helper, reply, then, failed))
 
-        self._loop.watch(helper.fileno(), select.EPOLLIN, ended)
+    def _told(
+        self,
+        helper: Helper | Program,
+        reply: Reply,
+        then: Callable[[Result], dict[str, Any]],
+        failed: Callable[[], None],
+    ) -> None:
+        self._loop.forget(helper.fileno())
+        try:
+            result = helper.result()
+            if result is None:
+                self._watch(helper, reply, then, failed)
+                return
+            answer = then(result)
+        except (CortenError, OSError, ValueError) as error:
+            failed()
+            answer = {"error": protocol.describe_error(error)}
+        self._helpers -= 1
+        reply(answer)
+        self._claim()
 
     def _work(self, work: Callable[[launch.Place], Result], reply: Reply) -> None:
         self._check_running()
@@ -285,7 +312,14 @@ class Shim:
             return document
 
         try:
-            self._help(lambda: launch.execute(place, pid, process, theirs), reply, made, streams.close)
+            helper: Helper | Program
+            if not place.runtime and execution.can_be_born_inside(pid):
+                helper = Program(
+                    pid, lambda target, channel: launch.become(place, pid, target, process, theirs, channel)
+                )
+            else:
+                helper = Helper(lambda: launch.execute(place, pid, process, theirs))
+            self._await(helper, reply, made, streams.close)
         except BaseException:
             streams.close()
             raise

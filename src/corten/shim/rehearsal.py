@@ -13,12 +13,16 @@ import json
 import os
 import shutil
 import socket
+from typing import NoReturn
 
 from corten.errors import CortenError
+from corten.linux import user_namespace
 from corten.logdriver.options import LogOptions
-from corten.runtime import spec_check
+from corten.runtime import execution, spec_check
 from corten.runtime.defaults import default_spec
+from corten.runtime.handshake import Channel, Message
 from corten.shim import handover, protocol, self_care
+from corten.shim.helper import Program
 from corten.shim.main import Shim
 from corten.shim.pipes import Pipes
 
@@ -33,6 +37,7 @@ def rehearse(directory: str) -> None:
         os.mkdir(directory, 0o700)
         for _ in range(_TIMES):
             _once(directory)
+            _run_program()
         _read_specs()
     shutil.rmtree(directory, ignore_errors=True)
     self_care.trim()
@@ -43,6 +48,22 @@ def _read_specs() -> None:
     document = json.dumps(default_spec())
     for _ in range(_READINGS):
         spec_check.check(json.loads(document))
+
+
+def _run_program() -> None:
+    """An exec, in the pid namespace that we are in ourselves."""
+
+    def become(target: int, channel: Channel) -> NoReturn:
+        channel.send(Message.READY, warnings=[])
+        os._exit(0)
+
+    own = os.getpid()
+    execution.can_be_born_inside(own)
+    if user_namespace.is_initial():
+        program = Program(own, become)
+        while program.result() is None:
+            pass
+        os.waitpid(program.pid, 0)
 
 
 def _once(directory: str) -> None:

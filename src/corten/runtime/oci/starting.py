@@ -15,7 +15,7 @@ from corten.cgroup import systemd
 from corten.cgroup.manager import Cgroup
 from corten.errors import CortenError, InvalidParameter
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, joining, lifecycle, sources, spec_check
+from corten.runtime import execution, groups, hooks, lifecycle, sources, spec_check
 from corten.runtime.oci import console, reports
 from corten.runtime.oci.documents import parsed, process_of_exec
 from corten.runtime.oci.operations import Operations
@@ -201,7 +201,7 @@ class Starting(Operations):
         process = process_of_exec(self._options, spec)
         self._check_console(process, detached=options.detach)
         with contextlib.nullcontext() if options.detach else console.Foreground() as foreground:
-            made = joining.exec_process(
+            made = execution.exec_process(
                 state.pid,
                 spec,
                 process,
