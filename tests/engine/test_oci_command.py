@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -344,6 +345,23 @@ def test_ids(oci: Oci) -> None:
         assert "invalid container id format" in oci("create", "-b", str(oci.bundle), name, check=False).stderr
         assert oci("state", name, check=False).returncode == 1
     assert sorted(os.listdir(oci.root)) == [".seccomp", "c1"]
+
+
+def test_a_bundle_of_runcs(oci: Oci) -> None:
+    """What "runc spec" writes runs, and gives what it gives under runc."""
+    if shutil.which("runc") is None:
+        pytest.skip("this machine lacks: runc")
+    (oci.bundle / "config.json").unlink()
+    subprocess.run(["runc", "spec"], cwd=oci.bundle, check=True)
+    spec = json.loads((oci.bundle / "config.json").read_text())
+    spec["root"] = oci.spec["root"]
+    spec["linux"]["cgroupsPath"] = oci.spec["linux"]["cgroupsPath"]
+    spec["process"].update(terminal=False, args=["grep", "Cap", "/proc/self/status"])
+    oci.write(spec)
+    done = oci("run", "-b", str(oci.bundle), "c1")
+    assert "CapBnd:\t0000000020000420" in done.stdout
+    assert "CapAmb:\t0000000000000000" in done.stdout
+    assert [message for message in oci.messages() if "cannot be ambient" in message["msg"]]
 
 
 def test_bad_specifications(oci: Oci) -> None:

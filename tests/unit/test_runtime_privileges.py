@@ -28,16 +28,25 @@ def test_five_sets_as_masks() -> None:
     sets = Capabilities(
         {
             "bounding": ["CAP_KILL", "CAP_CHOWN"],
-            "permitted": ["CAP_KILL"],
+            "permitted": ["CAP_KILL", "CAP_CHOWN"],
             "effective": ["CAP_KILL"],
             "inheritable": ["CAP_CHOWN"],
             "ambient": ["CAP_CHOWN"],
         }
     )
-    assert sets.bounding == 1 << KILL | 1 << CHOWN
-    assert sets.permitted == sets.effective == 1 << KILL
+    assert sets.bounding == sets.permitted == 1 << KILL | 1 << CHOWN
+    assert sets.effective == 1 << KILL
     assert sets.inheritable == sets.ambient == 1 << CHOWN
     assert sets.warnings == []
+
+
+@pytest.mark.usefixtures("all_but_resource")
+def test_ambient_ones_that_the_kernel_would_not_give_are_left_out() -> None:
+    """What "runc spec" writes: ambient ones that are not inheritable."""
+    names = ["CAP_KILL", "CAP_CHOWN"]
+    sets = Capabilities({"bounding": names, "permitted": names, "inheritable": ["CAP_KILL"], "ambient": names})
+    assert sets.ambient == 1 << KILL
+    assert sets.warnings == ["capabilities that are not permitted and inheritable cannot be ambient: CAP_CHOWN"]
 
 
 @pytest.mark.parametrize("sets", [None, {}, {"bounding": None}])

@@ -79,7 +79,14 @@ class Capabilities:
         self.permitted = self._mask(sets.get("permitted"))
         self.effective = self._mask(sets.get("effective"))
         self.inheritable = self._mask(sets.get("inheritable"))
-        self.ambient = self._mask(sets.get("ambient"))
+        wanted = self._mask(sets.get("ambient"))
+        # the kernel gives no others (capabilities(7)); "runc spec" names some all the same
+        self.ambient = wanted & self.permitted & self.inheritable
+        if wanted != self.ambient:
+            lost = [name for name, number in _NUMBERS.items() if (wanted & ~self.ambient) >> number & 1]
+            self.warnings.append(
+                f"capabilities that are not permitted and inheritable cannot be ambient: {', '.join(lost)}"
+            )
 
     def _mask(self, names: list[str] | None) -> int:
         mask = 0
@@ -99,7 +106,7 @@ class Capabilities:
                 kernel.prctl(kernel.PR_CAPBSET_DROP, number)
 
     def apply(self) -> None:
-        """Errors: OSError, of an effective one that is not permitted or an ambient one that is not inheritable."""
+        """Errors: OSError, of an effective one that is not permitted."""
         kernel.capset(self.effective, self.permitted, self.inheritable)
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
         for number in range(len(kernel.CAPABILITIES)):
