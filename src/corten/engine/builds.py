@@ -263,6 +263,8 @@ class Builds:
                     yield document
             if build.image:
                 failure = ""
+        except Cancelled:
+            raise
         except CortenError as error:
             failure = error.message
             raise
