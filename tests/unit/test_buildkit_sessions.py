@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from api_fakes import ApiServer
-from buildkit_client import CallTransport, control, session, session_headers
+from buildkit_client import CallTransport, Sender, control, session, session_headers, stat
 
+from corten.buildkit.context import SessionContext
+from corten.buildkit.filesync import Wanted
 from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from corten.buildkit.proto.secrets_pb2 import GetSecretRequest, GetSecretResponse
 from corten.buildkit.secrets import SessionSecrets, secret
@@ -148,6 +151,31 @@ def test_a_session_within_a_call_of_the_control_service(server: ApiServer) -> No
                 await call.half_close()
                 await running
             until(lambda: len(server.engine.sessions) == 0)
+
+    scene(work)
+
+
+def test_files_through_a_tunnel(server: ApiServer, tmp_path: Path) -> None:
+    """More than all windows and buffers on the way hold."""
+    files = {f"f{number}": bytes([number]) * 12_000_000 for number in range(3)}
+    sender = Sender([stat(path, 0o644, content) for path, content in files.items()], files)
+
+    async def work() -> None:
+        async with control(server.path) as channel:
+            metadata = {name.lower(): [value] for name, value in session_headers("abc", sender.handlers)}
+            async with await channel.stream("/moby.buildkit.v1.Control/Session", metadata) as call:
+                transport = CallTransport(call)
+                serve(transport, sender.handlers)
+                running = asyncio.ensure_future(transport.run())
+                made = await there(server, found(server, "abc"))
+                context = await there(server, SessionContext.open(made, Wanted(name="context"), tmp_path))
+                for path, content in files.items():
+                    node = context.node(path)
+                    assert node is not None
+                    assert await asyncio.to_thread(lambda: b"".join(context.chunks(path, node))) == content  # noqa: B023
+                context.close()
+                await call.half_close()
+                await running
 
     scene(work)
 
