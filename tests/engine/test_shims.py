@@ -207,7 +207,9 @@ async def test_the_next_init_is_born_before_it_is_asked_for(world, shims):
     assert os.readlink(f"/proc/{newborn}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     bundle = world.bundle()
     script = "echo $$ $(hostname); ls /proc/self/fd | wc -l; ip link show lo | grep -o LOWER_UP; sleep 60"
-    shim = await shims.start(bundle.start(bundle.spec("sh", "-c", script)))
+    # longer than a message of the handshake may be
+    annotations = {"com.example.notes": "x" * 100_000}
+    shim = await shims.start(bundle.start(bundle.spec("sh", "-c", script, annotations=annotations)))
     assert shim.pid == newborn
     assert os.readlink(f"/proc/{newborn}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
     assert bundle.cgroup in Path(f"/proc/{newborn}/cgroup").read_text()

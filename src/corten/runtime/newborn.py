@@ -116,7 +116,8 @@ class Newborn:
             join_cgroup=request.join_cgroup,
             die_with_parent=request.die_with_parent,
             new_keyring=request.new_keyring,
-            state=request.state,
+            # without what may be long and is in the spec
+            state={name: value for name, value in request.state.items() if name != "annotations"},
         )
 
     def _send(self, message: Message, descriptors: tuple[int, ...], **fields: Any) -> bool:
@@ -210,7 +211,7 @@ def _become(
         join_cgroup=told["join_cgroup"],
         die_with_parent=told["die_with_parent"],
         new_keyring=told["new_keyring"],
-        state=told["state"],
+        state={**told["state"], "annotations": spec.get("annotations") or {}},
         ahead=ahead,
     )
     Init(request, enter).run()
