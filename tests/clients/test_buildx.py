@@ -418,6 +418,23 @@ def test_attestations_and_platforms(daemon: Daemon, tmp_path: Path) -> None:
     assert (tmp_path / "files/linux_arm64/arch").read_text() == "arm64"
 
 
+def test_arguments_that_steer_the_builder(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    digests = []
+    for number in range(2):
+        out = f"type=oci,dest={tmp_path / 'o.tar'},rewrite-timestamp=true"
+        words = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "--build-arg", "BUILDKIT_MULTI_PLATFORM=1"]
+        words += ["--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1", "--provenance=false"]
+        said = build(daemon, "--no-cache", *words, "-o", out, "--metadata-file", tmp_path / str(number), project)
+        assert "were not consumed" not in said
+        digests.append(json.loads((tmp_path / str(number)).read_text())["containerimage.digest"])
+    assert digests[0] == digests[1]
+    layout = members(tmp_path / "o.tar")
+    index = blob(layout, json.loads(layout["index.json"])["manifests"][0]["digest"])
+    assert len(index["manifests"]) == 1
+    config = blob(layout, blob(layout, index["manifests"][0]["digest"])["config"]["digest"])
+    assert config["created"] == "2023-11-14T22:13:20Z"
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     lacking("docker-registry")
