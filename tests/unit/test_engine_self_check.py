@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def found(tmp_path: Path, *containers: Container, **settings: Any) -> dict[str, 
     given = {"hosts": (f"unix://{tmp_path}/absent.sock",), "log_opts": {"max-size": "1m"}, **settings}
     config = Config(data_root=tmp_path / "data", exec_root=tmp_path / "run", **given)
     return {check.title: check for check in self_check.checks(config, FACTS, SUPPORT, containers)}
+
+
+@pytest.mark.parametrize(("enabled", "level"), [(True, "pass"), (False, "warn")])
+def test_selinux_that_is_there_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: bool, level: str
+) -> None:
+    assert "SELinux confines containers" not in found(tmp_path)
+    monkeypatch.setitem(globals(), "FACTS", replace(FACTS, selinux=True))
+    assert found(tmp_path, selinux_enabled=enabled)["SELinux confines containers"].level == level
 
 
 def test_a_careful_container_passes_everything(tmp_path: Path) -> None:

@@ -154,6 +154,11 @@ def _host(config: Config, facts: HostFacts, support: LimitSupport) -> Iterator[C
         "host", "AppArmor or SELinux is there", facts.apparmor or facts.selinux,
         "a second wall, for what the first one missed", "install and enable one of them", INFO,
     )  # fmt: skip
+    if facts.selinux:
+        yield _row(
+            "host", "SELinux confines containers", config.selinux_enabled,
+            "it is there, and containers run without labels of their own", "start the daemon with --selinux-enabled",
+        )  # fmt: skip
     for name, wanted, why in (
         ("kernel.dmesg_restrict", "1", "the kernel's log tells addresses to everybody"),
         ("kernel.kptr_restrict", "12", "addresses of the kernel help an attacker"),
