@@ -6,6 +6,7 @@ import asyncio
 import base64
 import functools
 import http.server
+import io
 import json
 import os
 import re
@@ -589,6 +590,43 @@ def test_docker_build_of_20_10_takes_an_archive(daemon: Daemon, project: Path) -
     with open(archive, "rb") as source:
         daemon.run([OLD, "build", "-t", "archive", "-"], stdin=source)
     assert shown(daemon, "archive", "cat", "/src/one") == "one"
+
+
+def test_a_build_without_a_session_and_its_end_by_id(daemon: Daemon) -> None:
+    """``version=2`` with the context in the body, as programs of the API use it."""
+
+    def packed(text: str) -> bytes:
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+        return stream.getvalue()
+
+    def post(text: str, query: str) -> list[dict[str, Any]]:
+        path = f"/v1.41/build?version=2&{query}"
+        status, body = daemon.request("POST", path, packed(text), content_type="application/x-tar")
+        assert status == 200, body
+        return [json.loads(line) for line in body.splitlines()]
+
+    documents = post("FROM busybox\nRUN echo posted > /p\n", "t=posted")
+    assert documents[-1] == {"id": "moby.image.id", "aux": {"ID": daemon.inspect("posted")["Id"]}}
+    names = set()
+    for document in documents[:-1]:
+        message = pb.StatusResponse.FromString(base64.b64decode(document["aux"]))
+        names.update(vertex.name for vertex in message.vertexes)
+    assert "[2/2] RUN echo posted > /p" in names
+    told: list[dict[str, Any]] = []
+    running = threading.Thread(target=lambda: told.extend(post("FROM busybox\nRUN sleep 60\n", "buildid=mine")))
+    running.start()
+    deadline = time.monotonic() + 15
+    while not daemon.docker("ps", "-q").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert daemon.request("POST", "/v1.41/build/cancel?id=mine")[0] == 200
+    running.join(15)
+    assert "canceled" in told[-1]["error"]
+    assert not daemon.docker("ps", "-aq").stdout
 
 
 def test_the_classic_builder_is_still_there(daemon: Daemon, project: Path) -> None:

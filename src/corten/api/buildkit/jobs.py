@@ -129,8 +129,9 @@ class Job:
             self.returned.cancel()
 
     def cancel(self) -> None:
+        """From outside of its tasks, or from the one that ends it."""
         self.cancellation.cancel()
-        for task in self._working:
+        for task in self._working - {asyncio.current_task()}:
             task.cancel()
 
     async def settle(self) -> None:

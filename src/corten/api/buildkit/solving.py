@@ -66,9 +66,12 @@ class Solving:
                 return await self._solve(job)
         except BaseException as failure:
             error = failure
+            is_ended_by_job = job.cancellation.is_cancelled and isinstance(failure, asyncio.CancelledError)
+            if is_ended_by_job:
+                _go_on()
             job.cancel()
             await job.settle()
-            if isinstance(failure, asyncio.CancelledError) and not _is_cancelled_here():
+            if is_ended_by_job:
                 raise Cancelled("the build was cancelled") from None
             raise
         finally:
@@ -162,7 +165,8 @@ def solving_of(engine: Engine) -> Solving:
     return known
 
 
-def _is_cancelled_here() -> bool:
-    """Whether this very call is to end, and not only what it waits for."""
+def _go_on() -> None:
+    """This task was to end what it did, and goes on with telling so."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is not None:
+        task.uncancel()

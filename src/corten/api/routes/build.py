@@ -42,11 +42,10 @@ async def _build_2(engine: Engine, request: Request) -> Response | StreamRespons
 
 
 async def cancel(engine: Engine, request: Request) -> Response:
-    engine.builds.cancel(request.query.text("id"))
-    if len(engine.sessions):
-        from corten.api.buildkit.solving import solving_of
+    from corten.api.buildkit.solving import solving_of
 
-        solving_of(engine).cancel(request.query.text("id"))
+    engine.builds.cancel(request.query.text("id"))
+    solving_of(engine).cancel(request.query.text("id"))
     return Response(200)
 
 
