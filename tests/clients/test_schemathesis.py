@@ -24,7 +24,7 @@ from test_engine_api import ASKS_A_REGISTRY, SWARM, documented_as_left
 
 from daemons import BIN, ApiConnection, Daemon, OwnHost
 
-pytestmark = [pytest.mark.needs("docker", "busybox"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.needs("docker", "busybox"), pytest.mark.timeout(600)]
 
 SEED = 1764547200
 EXAMPLES = 25  # of an operation, in the second part
@@ -139,10 +139,10 @@ def fuzz(daemon: Daemon, directory: Path, *options: str) -> tuple[int, str]:
         "nsenter", f"--net=/proc/{daemon.process.pid}/ns/net", "--",
         str(BIN / "schemathesis"), "run", "api.json", "--url", "http://127.0.0.1:2375",
         "--checks", "status_code_conformance,content_type_conformance,response_schema_conformance",
-        "--continue-on-failure", "--request-timeout", "10", "--warnings", "off", "--no-color", "--workers", "1",
+        "--continue-on-failure", "--request-timeout", "60", "--warnings", "off", "--no-color", "--workers", "1",
         "--generation-database", "none", "--suppress-health-check", "all", "--no-shrink", "--seed", str(SEED), *options,
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=500, check=False)
     counted = re.search(r"([\d,]+) (?:generated|test cases)", done.stdout)
     return int(counted[1].replace(",", "")) if counted else 0, done.stdout + done.stderr
 

@@ -5,8 +5,10 @@ Wording of the errors is Docker's where its tools parse it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -246,6 +248,19 @@ def check_shared_namespaces(request: ContainerCreate) -> None:
             raise InvalidParameter(f"conflicting options: {what}")
 
 
+def check_extra_hosts(entries: Iterable[str]) -> None:
+    """ "name:address" each; "host-gateway" is an address too.  Errors: InvalidParameter in dockerd's words."""
+    for entry in entries:
+        name, colon, address = entry.partition(":")
+        if not colon or not name or name.split() != [name]:
+            raise InvalidParameter(f'bad format for add-host: "{entry}"')
+        if address != "host-gateway":
+            try:
+                ipaddress.ip_address(address.strip("[]"))
+            except ValueError:
+                raise InvalidParameter(f'invalid IP address in add-host: "{address}"') from None
+
+
 def check_host_config(host_config: HostConfig, machine: Machine, capabilities: frozenset[str]) -> list[str]:
     """Returns warnings.  Errors: InvalidParameter."""
     warnings = check_resources(host_config, machine)
@@ -254,6 +269,7 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
     check_capabilities(host_config.cap_add, capabilities, "CapAdd")
     check_capabilities(host_config.cap_drop, capabilities, "CapDrop")
     check_sysctls(host_config)
+    check_extra_hosts(host_config.extra_hosts)
     if not -1000 <= host_config.oom_score_adj <= 1000:
         raise InvalidParameter(f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host_config.shm_size < 0:
@@ -262,6 +278,8 @@ def check_host_config(host_config: HostConfig, machine: Machine, capabilities: f
     if host_config.isolation not in ("", "default"):
         raise InvalidParameter(f"invalid isolation '{host_config.isolation}' on linux")
     for device in host_config.devices:
+        if not device.path_on_host:
+            raise InvalidParameter("invalid device: PathOnHost is empty")
         if device.cgroup_permissions.strip("rwm"):
             raise InvalidParameter(
                 f"invalid device permissions '{device.cgroup_permissions}' for {device.path_on_host}"

@@ -324,24 +324,36 @@ def _mapped_devices(mapping: DeviceMapping) -> list[dict[str, Any]]:
 
 
 def _devices_below(source: str, target: str) -> list[dict[str, Any]]:
+    """The devices in a directory, whatever lies above them; os.walk would recurse as deep as the tree is."""
     nodes = []
-    for directory, subdirectories, files in os.walk(source):
-        relative = os.path.relpath(directory, source)
-        if relative.split("/")[0] in ("pts", "shm", "mqueue", "fd"):
-            subdirectories.clear()
-            continue
-        for name in files:
-            inside = os.path.normpath(f"{target}/{relative}/{name}")
-            path = f"{directory}/{name}"
-            if inside == "/dev/console" or os.path.islink(path):
+    pending = [""]
+    while pending:
+        relative = pending.pop()
+        for entry in _listed(f"{source}{relative}"):
+            inside = f"{relative}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                if inside not in ("/pts", "/shm", "/mqueue", "/fd"):
+                    pending.append(inside)
+                continue
+            place = os.path.normpath(f"{target}{inside}")
+            if place == "/dev/console" or entry.is_symlink():
                 continue
             try:
-                found = _device_node(path, inside)
+                found = _device_node(entry.path, place)
             except OSError:
                 continue  # the node went away between listing and looking
             if found:
                 nodes.append(found[0])
     return nodes
+
+
+def _listed(directory: str) -> list[os.DirEntry[str]]:
+    """Nothing for one that has gone, or whose path is too long."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def _devices(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
