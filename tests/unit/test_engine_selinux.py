@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from corten.engine.mount_point import MountPoint
 from corten.engine.security import parse_security_options
 from corten.engine.selinux import SELinux
 from corten.errors import InvalidParameter, SystemFailure
+from corten.linux import paths
 
 PROCESS, FILE = "system_u:system_r:container_t", "system_u:object_r:container_file_t"
 OTHER = SimpleNamespace(process_label=f"{PROCESS}:s0:c1,c2", mount_label=f"{FILE}:s0:c1,c2")
@@ -113,7 +116,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def relabelled(etc: Path, *points: MountPoint) -> None:
-    SELinux(enabled=True, etc=etc).relabel(SimpleNamespace(mount_label=OTHER.mount_label, mount_points=points), [])
+    SELinux(enabled=True, etc=etc).relabel_mounts(SimpleNamespace(mount_label=OTHER.mount_label, mount_points=points))
 
 
 def test_binds_get_the_containers_label_where_it_is_asked_for(etc: Path, given: dict[str, str], tmp_path: Path) -> None:
@@ -148,3 +151,39 @@ def test_the_machines_own_directories_are_left_alone(etc: Path, given: dict[str,
         with pytest.raises(InvalidParameter, match=f"SELinux relabeling of {place} is not allowed"):
             relabelled(etc, MountPoint(type="bind", destination="/x", source=place, mode="z"))
     assert not given
+
+
+def test_a_tree_may_be_deeper_than_python_recurses(etc: Path, given: dict[str, str], tmp_path: Path) -> None:
+    depth = sys.getrecursionlimit() + 50
+    top = tmp_path / "deep"
+    top.mkdir()
+    directory = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=directory)
+        below = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    open_before = len(os.listdir("/proc/self/fd"))
+    try:
+        relabelled(etc, MountPoint(type="bind", destination="/x", source=str(top), mode="Z"))
+        assert len(given) == depth + 1
+        assert set(given.values()) == {OTHER.mount_label}
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    finally:
+        holder = os.open(tmp_path, os.O_RDONLY)
+        paths.remove_tree(holder, "deep")
+        os.close(holder)
+
+
+def test_what_cannot_be_labelled_is_named(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own/deep").mkdir(parents=True)
+    (tmp_path / "own/deep/file").touch()
+
+    def setxattr(path: str, name: str, value: bytes) -> None:
+        if os.readlink(path).endswith("file"):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("corten.linux.selinux.os.setxattr", setxattr)
+    with pytest.raises(SystemFailure, match=f"cannot label {tmp_path}/own/deep/file .*: operation not permitted"):
+        relabelled(etc, MountPoint(type="bind", destination="/x", source=str(tmp_path / "own"), mode="Z"))

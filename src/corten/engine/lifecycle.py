@@ -27,6 +27,7 @@ from corten.engine.run_mounts import RunMounts
 from corten.engine.runtimes import Runtimes
 from corten.engine.shims import ExitStatus, Shim, Shims, ShimStart, StreamRequest
 from corten.engine.store import Store
+from corten.engine.streams import run_blocking
 from corten.engine.tasks import Tasks
 from corten.engine.user_namespaces import UserNamespaces
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, NotModified, Unavailable
@@ -150,6 +151,8 @@ class Lifecycle:
             if container.mount_label:
                 rootfs["options"].append(f"context={container.mount_label}")
             await self._mounts.acquire(live)
+            if container.mount_label:
+                await run_blocking(self._preparation.selinux.relabel_mounts, container)
             container.id_maps = self._user_namespaces.take(container, self._preparation.shared_ids(container))
             await self._endpoints.attach(live)
             if self._endpoints.namespaces(container) or container.id_maps:

@@ -198,7 +198,7 @@ class Preparation:
         options = replace(options, apparmor=profile)
         names = self.capabilities(container)
         files = self.write_files(container)
-        self.selinux.relabel(container, files.values())
+        self.selinux.relabel_files(container, files.values())
         spec = build_spec(
             container,
             SpecInput(

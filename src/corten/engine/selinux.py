@@ -7,9 +7,10 @@ program may use.  Sources: selinux(8), container_selinux(8), docker-run(1), "Sec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from corten.dockerapi.container import HostConfig
@@ -108,21 +109,24 @@ class SELinux:
                 raise InvalidParameter(f"invalid --security-opt: the policy does not know the label {label}")
         return ":".join(process), ":".join(file)
 
-    def relabel(self, container: Container, files: Iterable[str]) -> None:
-        """Before a start: what is bound into it has labels that its program may use.
+    def relabel_files(self, container: Container, files: Iterable[str]) -> None:
+        """Before a start: the container's program may use what the engine has written for it alone.
 
-        files: of the engine, which are this container's alone
+        Errors: SystemFailure.
+        """
+        if container.mount_label:
+            with _told_as_failure():
+                for path in files:
+                    _relabel(path, container.mount_label)
+
+    def relabel_mounts(self, container: Container) -> None:
+        """Before a start: the same for what is bound into it.  Trees may be large: not for the event loop.
+
         Errors: InvalidParameter for a directory of the machine itself, SystemFailure.
         """
-        if not container.mount_label:
-            return
-        try:
-            for path in files:
-                _relabel(path, container.mount_label)
+        with _told_as_failure():
             for point in container.mount_points:
                 self._relabel_point(point, container.mount_label)
-        except OSError as error:
-            raise SystemFailure(str(error.strerror or error), step="relabel", errno=error.errno or 0) from error
 
     @staticmethod
     def _relabel_point(point: MountPoint, label: str) -> None:
@@ -132,6 +136,14 @@ class SELinux:
         if point.type not in ("bind", "volume") or not (shared or "Z" in modes):
             return
         _relabel(point.host_path, _shared(label) if shared else label, of_the_machine=point.type == "bind")
+
+
+@contextlib.contextmanager
+def _told_as_failure() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SystemFailure(str(error.strerror or error), step="relabel", errno=error.errno or 0) from error
 
 
 def _relabel(path: str, label: str, *, of_the_machine: bool = False) -> None:
