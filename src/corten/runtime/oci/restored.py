@@ -32,7 +32,8 @@ def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterabl
     given = set().union(*(process.get("capabilities") or {}).values())
     allowed = sum(1 << number for number, name in enumerate(kernel.CAPABILITIES) if name in given)
     identities = {_identity(path) for path in (root, *sources)}
-    for pid in pids:
+    # a process' threads may have been allowed different things: each is looked at, under /proc/<its number>
+    for pid in _threads(pids):
         status = _status(pid)
         for name in _SETS:
             if int(status[name], 16) & ~allowed:
@@ -46,6 +47,10 @@ def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterabl
         _check_mounts(pid, root, identities)
 
 
+def _threads(pids: Iterable[int]) -> list[int]:
+    return [int(name) for pid in pids for name in os.listdir(f"/proc/{pid}/task")]
+
+
 def go_on(pids: Iterable[int]) -> None:
     """Let them run."""
     for pid in pids:
@@ -53,7 +58,12 @@ def go_on(pids: Iterable[int]) -> None:
 
 
 def _refused(pid: int, what: str) -> InvalidParameter:
-    return InvalidParameter(f"the checkpoint is not restored: process {pid} {what} that config.json does not give")
+    return InvalidParameter(f"the checkpoint is not restored: {_named(pid)} {what} that config.json does not give")
+
+
+def _named(thread: int) -> str:
+    process = int(_status(thread)["Tgid"])
+    return f"process {thread}" if thread == process else f"thread {thread} of process {process}"
 
 
 def _status(pid: int) -> dict[str, str]:
