@@ -84,6 +84,14 @@ def _that_may_gain(spec: dict[str, Any]) -> None:
     spec["process"]["noNewPrivileges"] = False
 
 
+def _that_may_write_sysctls(spec: dict[str, Any]) -> None:
+    spec["linux"]["readonlyPaths"].remove("/proc/sys")
+
+
+def _that_sees_the_hosts_firmware(spec: dict[str, Any]) -> None:
+    spec["linux"]["maskedPaths"].remove("/sys/firmware")
+
+
 def _on_the_hosts_network(spec: dict[str, Any]) -> None:
     spec["linux"]["namespaces"] = [item for item in spec["linux"]["namespaces"] if item["type"] != "network"]
     spec["linux"].pop("sysctl", None)
@@ -95,6 +103,8 @@ def _on_the_hosts_network(spec: dict[str, Any]) -> None:
         (_with_more_capabilities, "has capabilities (Cap"),
         (_without_filter, "runs without the system call filter"),
         (_that_may_gain, "may gain new privileges"),
+        (_that_may_write_sysctls, "may write to /proc/sys that config.json does not give"),
+        (_that_sees_the_hosts_firmware, "sees /sys/firmware that config.json does not give"),
         (_on_the_hosts_network, "network namespace that config.json does not give"),
     ],
 )

@@ -8,8 +8,10 @@ Sources: criu(8), "--leave-stopped"; proc_pid_status(5).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,7 +35,8 @@ def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterabl
     allowed = sum(1 << number for number, name in enumerate(kernel.CAPABILITIES) if name in given)
     identities = {_identity(path) for path in (root, *sources)}
     # a process' threads may have been allowed different things: each is looked at, under /proc/<its number>
-    for pid in _threads(pids):
+    threads = _threads(pids)
+    for pid in threads:
         status = _status(pid)
         for name in _SETS:
             if int(status[name], 16) & ~allowed:
@@ -44,7 +47,9 @@ def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterabl
             raise _refused(pid, "may gain new privileges")
         _check_label(pid, process)
         _check_namespaces(pid, linux)
+    for pid in _viewers(threads, root):
         _check_mounts(pid, root, identities)
+        _check_walls(pid, linux)
 
 
 def _threads(pids: Iterable[int]) -> list[int]:
@@ -103,6 +108,40 @@ def _check_mounts(pid: int, root: str, identities: set[tuple[int, int]]) -> None
         below = entry.device == own.device and f"{entry.root.rstrip('/')}/".startswith(f"{own.root.rstrip('/')}/")
         if not below and _identity(f"/proc/{pid}/root{entry.target}") not in identities:
             raise _refused(pid, f"has a mount at {entry.target}")
+
+
+def _viewers(threads: list[int], root: str) -> list[int]:
+    """One of each mount namespace that has the container's root: who has another sees not all that is mounted.
+
+    Errors: InvalidParameter for a mount namespace in which nobody has it.
+    """
+    top = _identity(root)
+    views = {pid: _identity(f"/proc/{pid}/ns/mnt") for pid in threads}
+    found = {views[pid]: pid for pid in threads if _identity(f"/proc/{pid}/root") == top}
+    for pid, view in views.items():
+        if view not in found:
+            raise _refused(pid, "has a root")
+    return list(found.values())
+
+
+def _check_walls(pid: int, linux: dict[str, Any]) -> None:
+    """What is masked or read-only by config.json is so."""
+    for path in linux.get("readonlyPaths") or ():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not os.statvfs(f"/proc/{pid}/root{path}").f_flag & os.ST_RDONLY:
+                raise _refused(pid, f"may write to {path}")
+    for path in linux.get("maskedPaths") or ():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not _is_masked(f"/proc/{pid}/root{path}"):
+                raise _refused(pid, f"sees {path}")
+
+
+def _is_masked(path: str) -> bool:
+    """By the null device, or an empty directory that nobody can fill."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not os.listdir(path)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3)
 
 
 def _identity(path: str) -> tuple[int, int]:
