@@ -92,6 +92,14 @@ def _that_sees_the_hosts_firmware(spec: dict[str, Any]) -> None:
     spec["linux"]["maskedPaths"].remove("/sys/firmware")
 
 
+def _with_a_second_procfs(spec: dict[str, Any]) -> None:
+    spec["mounts"].append({"destination": "/tmp/p", "type": "proc", "source": "proc"})
+
+
+def _with_a_writable_sysfs(spec: dict[str, Any]) -> None:
+    next(mount for mount in spec["mounts"] if mount["type"] == "sysfs")["options"].remove("ro")
+
+
 def _on_the_hosts_network(spec: dict[str, Any]) -> None:
     spec["linux"]["namespaces"] = [item for item in spec["linux"]["namespaces"] if item["type"] != "network"]
     spec["linux"].pop("sysctl", None)
@@ -105,6 +113,8 @@ def _on_the_hosts_network(spec: dict[str, Any]) -> None:
         (_that_may_gain, "may gain new privileges"),
         (_that_may_write_sysctls, "may write to /proc/sys that config.json does not give"),
         (_that_sees_the_hosts_firmware, "sees /sys/firmware that config.json does not give"),
+        (_with_a_second_procfs, "has a mount of type proc at /tmp/p that config.json does not give"),
+        (_with_a_writable_sysfs, "may write to /sys that config.json does not give"),
         (_on_the_hosts_network, "network namespace that config.json does not give"),
     ],
 )

@@ -12,14 +12,16 @@ import contextlib
 import os
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from corten.errors import InvalidParameter
-from corten.linux import mounts
+from corten.linux import mounts, paths
 from corten.linux import process as kernel
 from corten.runtime import namespaces
 
+_OWN = ("tmpfs", "devpts", "mqueue")  # hold nothing but what was put there
+_GROUPS = ("cgroup", "cgroup2")
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
@@ -50,6 +52,8 @@ def check(pids: Iterable[int], spec: dict[str, Any], root: str, sources: Iterabl
     for pid in _viewers(threads, root):
         _check_mounts(pid, root, identities)
         _check_walls(pid, linux)
+        if "CAP_SYS_ADMIN" not in given:  # with it a container mounts what it likes
+            _check_views(pid, spec, root)
 
 
 def _threads(pids: Iterable[int]) -> list[int]:
@@ -134,6 +138,51 @@ def _check_walls(pid: int, linux: dict[str, Any]) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if not _is_masked(f"/proc/{pid}/root{path}"):
                 raise _refused(pid, f"sees {path}")
+
+
+def _check_views(pid: int, spec: dict[str, Any], root: str) -> None:
+    """File systems that show the machine are where config.json has them, and what it has read-only is so."""
+    linux, listed = spec.get("linux") or {}, spec.get("mounts") or ()
+    walls = {*(linux.get("readonlyPaths") or ()), *(linux.get("maskedPaths") or ())}
+    top = os.stat(root).st_dev
+    for entry in mounts.read(str(pid)):
+        is_own = entry.kind in _OWN or os.makedev(*map(int, entry.device.split(":"))) == top
+        if not is_own and entry.target not in walls and not any(_brings(mount, entry, pid) for mount in listed):
+            raise _refused(pid, f"has a mount of type {entry.kind} at {entry.target}")
+    for mount in listed:
+        if {"ro", "rro"} & set(mount.get("options") or ()):
+            with contextlib.suppress(FileNotFoundError), _seen(pid, mount["destination"]) as opened:
+                if not os.fstatvfs(opened).f_flag & os.ST_RDONLY:
+                    raise _refused(pid, f"may write to {mount['destination']}")
+
+
+def _brings(mount: dict[str, Any], entry: mounts.MountEntry, pid: int) -> bool:
+    """Whether an entry of config.json's ``mounts`` explains one of the table."""
+    place, kind = paths.clean(mount["destination"]), mount.get("type") or ""
+    below = entry.target == place or entry.target.startswith(f"{place.rstrip('/')}/")
+    if kind in _GROUPS:
+        return below and entry.kind in _GROUPS
+    if kind == entry.kind:
+        return entry.target == place
+    try:
+        source = f"{mount['source']}{entry.target[len(place) :]}"
+        return below and _identity(source) == _identity(f"/proc/{pid}/root{entry.target}")
+    except (KeyError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def _seen(pid: int, path: str) -> Iterator[int]:
+    """What a path leads to in the container."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        opened = paths.open_in_root(root, path, os.O_PATH)
+    finally:
+        os.close(root)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def _is_masked(path: str) -> bool:
