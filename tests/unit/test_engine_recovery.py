@@ -128,6 +128,16 @@ def test_a_start_that_was_not_recorded_and_whose_shim_is_slow(tmp_path: Path, wr
     assert world.lifecycle.record_exit.await_args.args[1].code == 3
 
 
+@pytest.mark.parametrize("found", [running(), ExitStatus(code=3, at_ns=1, oom_killed=False)])
+def test_who_asks_it_to_stop_before_its_shim_answers_hears_of_its_end(tmp_path: Path, found: Any) -> None:
+    world = World(tmp_path, Status.RUNNING, Unavailable("the shim does not answer"))
+    world.recover()
+    awaited = world.live.stopped
+    world.shims.reconnect = AsyncMock(return_value=found)
+    asyncio.run(world.ask_again())
+    assert world.live.stopped is awaited
+
+
 @pytest.mark.parametrize("found", [None, ExitStatus(code=1, at_ns=1, oom_killed=False)])
 def test_who_does_not_run_has_no_ids(tmp_path: Path, found: ExitStatus | None) -> None:
     world = World(tmp_path, Status.EXITED, found)

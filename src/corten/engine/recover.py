@@ -89,7 +89,7 @@ class Recovery:
 
     def _keep_asking(self, live: Live, error: Unavailable) -> None:
         logger.warning("%s: asking again", error)
-        live.stopped = asyncio.get_running_loop().create_future()
+        _expect_end(live)
         self._tasks.spawn(self._ask_again(live), f"reconnect {live.container.id[:12]}")
 
     async def _ask_again(self, live: Live) -> None:
@@ -111,7 +111,7 @@ class Recovery:
             return
         status = found or ExitStatus(code=LOST_EXIT_CODE, at_ns=now_ns(), oom_killed=False)
         logger.info("container %s ended meanwhile with code %d", container.id[:12], status.code)
-        live.stopped = asyncio.get_running_loop().create_future()
+        _expect_end(live)
         await self._lifecycle.record_exit(live, status)
 
     async def _reconnect(self, live: Live) -> Shim | ExitStatus | None:
@@ -127,7 +127,7 @@ class Recovery:
     def _adopt(self, live: Live, shim: Shim) -> None:
         live.shim = shim
         live.container.state.pid = shim.pid
-        live.stopped = asyncio.get_running_loop().create_future()
+        _expect_end(live)
         live.shm_mounted = live.container.host_config.ipc_mode == "shareable"
         self._lifecycle.watch(live, shim)
         self._lifecycle.on_started(live)
@@ -226,3 +226,9 @@ class Recovery:
                     paths.remove_tree(descriptor, name)
         finally:
             os.close(descriptor)
+
+
+def _expect_end(live: Live) -> None:
+    """Somebody may be waiting already, since before the shim has answered."""
+    if live.stopped is None:
+        live.stopped = asyncio.get_running_loop().create_future()
