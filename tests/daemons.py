@@ -18,6 +18,7 @@ from typing import Any
 from machine import CGROUP_PARENT, EMULATED
 
 BIN = Path(sys.executable).parent
+PREPARED_NAMESPACES = 8  # as many as corten.network.background makes ahead
 
 
 class ApiConnection(http.client.HTTPConnection):
@@ -219,10 +220,12 @@ class Daemon(Engine):
         return self.run([str(BIN / "corten"), *arguments], **options)
 
     def state(self) -> dict[str, set[str]]:
-        """What the daemon holds: descriptors by what they are, files of its exec root."""
+        """What the daemon holds: descriptors by what they are, files of its exec root.
+
+        Network namespaces made ahead, each with a socket, are no part of it: how many wait is a matter of time.
+        """
         assert self.process is not None
         files = Path(f"/proc/{self.process.pid}/fd")
-        held = set()
         counts: dict[str, int] = {}
         for name in os.listdir(files):
             try:
@@ -230,7 +233,10 @@ class Daemon(Engine):
             except OSError:
                 continue
             counts[kind] = counts.get(kind, 0) + 1
-            held.add(f"{kind} #{counts[kind]}")
+        prepared = min(counts.get("net", 0), PREPARED_NAMESPACES)
+        for kind in ("net", "socket"):
+            counts[kind] = counts.get(kind, 0) - prepared
+        held = {f"{kind} #{number}" for kind, count in counts.items() for number in range(1, count + 1)}
         return {"descriptors": held, "files": {path.name for path in self.exec_root.iterdir()}}
 
 

@@ -196,7 +196,7 @@ def test_ping_has_all_headers(daemon, method: str) -> None:
     headers = {name.lower(): value for name, value in response.getheaders()}
     connection.close()
     assert headers["api-version"] == "1.56"
-    assert headers["builder-version"] == "1"
+    assert headers["builder-version"] == "2"
     assert headers["docker-experimental"] == "false"
     assert headers["ostype"] == "linux"
     assert headers["swarm"] == "inactive"

@@ -446,9 +446,12 @@ def test_filters_formats_and_prune(networked: Daemon, network: str) -> None:
     chosen = ("--format", "{{.Name}} {{.Driver}} {{.Internal}}", "--filter", "label=kind=test")
     assert networked.corten("network", "ls", *chosen).stdout == "unused bridge true\n"
     assert networked.corten("network", "ls").stdout == networked.docker("network", "ls").stdout
-    assert (
-        networked.corten("network", "inspect", network).stdout == networked.docker("network", "inspect", network).stdout
+    ours, theirs = (
+        json.loads(run("network", "inspect", network).stdout) for run in (networked.corten, networked.docker)
     )
+    for shown in (*ours, *theirs):
+        shown.pop("Status", None)  # of clients from API 1.52 on
+    assert ours == theirs
     networked.docker("create", "--name", "holds", "--network", network, "busybox")
     assert networked.docker("network", "prune", "-f").stdout == "Deleted Networks:\nunused\n\n"
     assert networked.docker("network", "ls", "-q", "--filter", "type=custom").stdout.count("\n") == 1
