@@ -605,6 +605,22 @@ def test_a_peer_that_does_not_keep_to_its_window() -> None:
     misbehaving(work, Limits(stream_window=65536), {"/t.T/Never": never})
 
 
+def test_messages_without_content_count_too() -> None:
+    async def never(call: ServerCall) -> None:
+        await asyncio.Event().wait()
+
+    def work(peer: Peer) -> None:
+        stream = peer.request("/t.T/Never")
+        content = prefix(0) * 3276
+        frame = len(content).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + content
+        with contextlib.suppress(ConnectionError):
+            for _ in range(80):  # more than the stream's window, less than the connection's
+                peer.sock.sendall(frame)
+            assert isinstance(peer.until(ConnectionTerminated), ConnectionTerminated)
+
+    misbehaving(work, Limits(stream_window=MEGABYTE), {"/t.T/Never": never})
+
+
 def test_data_within_headers() -> None:
     """RFC 9113, section 6.10: nothing may come between the pieces of one list of headers."""
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from corten.grpc.link import Link
 
 _AHEAD = 1 << 20  # bytes of messages that nobody has taken, beyond which the sender has to wait
+_MESSAGE_COST = 64  # bytes that a message takes beside its content: small ones must not come for nothing
 _PATIENCE = 1 << 20  # bytes that one call sends or takes before the others get their turn
 
 
@@ -61,7 +62,7 @@ class Stream:
         found = self._reader.feed(data)
         if found:
             self._messages.extend(found)
-            self._held += sum(map(len, found))
+            self._held += sum(map(len, found)) + _MESSAGE_COST * len(found)
             self._tell()
 
     def count(self, size: int) -> bool:
@@ -138,7 +139,7 @@ class Stream:
                 return None
             await self.changed()
         message = self._messages.popleft()
-        self._held -= len(message)
+        self._held -= len(message) + _MESSAGE_COST
         self.give_back()
         await self._pass_turn(len(message))
         return message
