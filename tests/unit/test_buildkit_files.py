@@ -22,6 +22,7 @@ from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
+from corten.buildkit.listing import Listing
 from corten.buildkit.narrow import NarrowContext
 from corten.buildkit.proto.fsutil_pb2 import Packet, Stat
 from corten.buildkit.remembered import Remembered
@@ -301,6 +302,8 @@ HOSTILE = {
     "huge size": [Stat(path=b"a", mode=0o644, size=1 << 60)],
     "impossible device": [Stat(path=b"a", mode=1 << 26, devmajor=-1)],
     "long name": [stat("a" * 5000)],
+    "attribute with a zero byte": [Stat(path=b"a", mode=0o644, xattrs={"user.a\0b": b""})],
+    "huge attribute": [Stat(path=b"a", mode=0o644, xattrs={"user.a": bytes(65537)})],
 }
 
 
@@ -317,6 +320,16 @@ def test_listings_that_are_refused(name: str, tmp_path: Path) -> None:
 
     run(work)
     assert "listing is invalid" in sender.error
+
+
+def test_attributes_count_as_names_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corten.buildkit.listing.MAX_NAMES", 100_000)
+    listing = Listing()
+    stats = [Stat(path=b"%09d" % number, mode=0o644, xattrs={"user.a": bytes(60_000)}) for number in range(3)]
+    listing.take(stats[0])
+    listing.take(stats[1])
+    with pytest.raises(InvalidParameter, match="too many files"):
+        listing.take(stats[2])
 
 
 def test_an_endless_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,10 @@ from corten.errors import InvalidParameter
 from corten.image import tarheader as header
 
 MAX_ENTRIES = 2_000_000
-MAX_NAMES = 512 << 20  # bytes of all paths and links together
+MAX_NAMES = 512 << 20  # bytes of all paths, links and attributes together
 _MAX_PATH = 4096
+_MAX_XATTR_NAME = 255  # XATTR_NAME_MAX, XATTR_SIZE_MAX of the kernel
+_MAX_XATTR = 64 << 10
 _MAX_SIZE = 1 << 50
 _MAX_DEVICE = 1 << 20
 _SHOWN = 200
@@ -82,6 +84,8 @@ class Listing:
         link = _link(path, stat.linkname)
         if kind == header.SYMLINK and not link:
             raise _wrong(path, "is a link to nothing")
+        xattrs = _xattrs(path, stat)
+        self._bytes += sum(len(name) + len(value) for name, value in xattrs)
         if kind == header.DIRECTORY:
             self._open.append((path, b""))
         node = Node(
@@ -91,7 +95,7 @@ class Listing:
             size=stat.size if kind == header.REGULAR else 0,
             link=link if kind == header.SYMLINK else "",
             device=(stat.devmajor, stat.devminor),
-            xattrs=_xattrs(stat),
+            xattrs=xattrs,
         )
         return os.fsdecode(path), node, link if kind == header.REGULAR else ""
 
@@ -118,10 +122,13 @@ def _link(path: bytes, link: bytes) -> str:
     return os.fsdecode(link)
 
 
-def _xattrs(stat: Stat) -> tuple[tuple[bytes, bytes], ...]:
+def _xattrs(path: bytes, stat: Stat) -> tuple[tuple[bytes, bytes], ...]:
     if not stat.xattrs:
         return ()
-    return tuple(sorted((name.encode(), value) for name, value in stat.xattrs.items() if name.startswith(_KEPT)))
+    kept = sorted((name.encode(), value) for name, value in stat.xattrs.items() if name.startswith(_KEPT))
+    if any(b"\0" in name or len(name) > _MAX_XATTR_NAME or len(value) > _MAX_XATTR for name, value in kept):
+        raise _wrong(path, "has an impossible extended attribute")
+    return tuple(kept)
 
 
 def _wrong(path: bytes, what: str) -> InvalidParameter:
