@@ -26,6 +26,7 @@ from corten.buildkit.proto import control_pb2 as pb
 from corten.buildkit.wire import parsed
 from corten.dockerapi.build import PruneSpace
 from corten.dockerapi.timestamps import parse_moment
+from corten.engine.streams import run_blocking
 from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.grpc.server import Handler, ServerCall, unary
 
@@ -123,7 +124,7 @@ class Control:
 
     async def _history(self, call: ServerCall) -> None:
         request = parsed(pb.BuildHistoryRequest, await _only(call))
-        events = self._records.events(request)
+        events = await run_blocking(self._records.events, request)
         call.begin(now_header())
         for event in events:
             await call.send(event.SerializeToString())
@@ -132,7 +133,7 @@ class Control:
         known = {event.record.ref: event.SerializeToString() for event in events}
         while True:
             await asyncio.sleep(_HISTORY_PAUSE_S)
-            for event in self._records.events(request):
+            for event in await run_blocking(self._records.events, request):
                 content = event.SerializeToString()
                 if known.get(event.record.ref) != content:
                     known[event.record.ref] = content
@@ -146,12 +147,13 @@ class Control:
 
     async def _content_info(self, data: bytes, _call: ServerCall) -> bytes:
         digest = parsed(content_pb2.InfoRequest, data).digest
-        info = content_pb2.Info(digest=digest, size=len(self._records.content(digest)))
+        content = await run_blocking(self._records.content, digest)
+        info = content_pb2.Info(digest=digest, size=len(content))
         return content_pb2.InfoResponse(info=info).SerializeToString()
 
     async def _content_read(self, call: ServerCall) -> None:
         request = parsed(content_pb2.ReadContentRequest, await _only(call))
-        content = self._records.content(request.digest)
+        content = await run_blocking(self._records.content, request.digest)
         end = request.offset + request.size if request.size else len(content)
         for offset in range(request.offset, min(end, len(content)), _PIECE):
             piece = content[offset : min(offset + _PIECE, end)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from corten.api.buildkit.filters import Filters
@@ -13,7 +13,7 @@ from corten.build.provenance import PREDICATE, provenance
 from corten.buildkit.proto import control_pb2 as pb
 from corten.dockerapi.codec import encode
 from corten.dockerapi.timestamps import format_ns
-from corten.errors import NotFound
+from corten.errors import InvalidParameter, NotFound
 from corten.grpc.status import Code
 from corten.oci.digest import digest_of
 
@@ -30,15 +30,15 @@ class Records:
     def __init__(self, history: History) -> None:
         self._history = history
 
-    def _whole(self) -> list[Record]:
-        """Without the parts of a build for several platforms."""
-        return [record for record in self._history.all() if not record.part_of]
-
     def events(self, request: pb.BuildHistoryRequest) -> list[pb.BuildHistoryEvent]:
-        """What the history holds now, newest first.  Errors: InvalidParameter (filter)."""
+        """What the history holds now, newest first; for worker threads.  Errors: InvalidParameter (filter)."""
         filters = Filters(request.filter)
         found = []
-        for record in self._whole():
+        parts: dict[str, list[Record]] = {}  # of builds for several platforms, by the build
+        for record in self._history.all():
+            if record.part_of:
+                parts.setdefault(record.part_of, []).append(record)
+                continue
             if request.ref and not record.id.startswith(request.ref):
                 continue
             if request.active_only and record.status != RUNNING:
@@ -47,13 +47,13 @@ class Records:
                 found.append(record)
         if request.limit:
             found = found[: request.limit]
-        return [self.event(record) for record in found]
+        return [self._event(record, parts.get(record.id, ())) for record in found]
 
-    def event(self, record: Record) -> pb.BuildHistoryEvent:
+    def _event(self, record: Record, parts: Sequence[Record]) -> pb.BuildHistoryEvent:
         kind = pb.STARTED if record.status == RUNNING else pb.COMPLETE
-        return pb.BuildHistoryEvent(type=kind, record=self._message(record))
+        return pb.BuildHistoryEvent(type=kind, record=self._message(record, parts))
 
-    def _message(self, record: Record) -> pb.BuildHistoryRecord:
+    def _message(self, record: Record, parts: Sequence[Record]) -> pb.BuildHistoryRecord:
         made = pb.BuildHistoryRecord(
             ref=record.id,
             frontend="dockerfile.v0",
@@ -73,11 +73,10 @@ class Records:
             code = Code.CANCELLED if record.status == CANCELED else Code.UNKNOWN
             made.error.CopyFrom(pb.ErrorStatus(code=code, message=record.error))
         elif record.completed:
-            self._add_results(made, record)
+            self._add_results(made, [record, *parts])
         return made
 
-    def _add_results(self, made: pb.BuildHistoryRecord, record: Record) -> None:
-        parts = [record, *(item for item in self._history.all() if item.part_of == record.id)]
+    def _add_results(self, made: pb.BuildHistoryRecord, parts: Sequence[Record]) -> None:
         for part in parts:
             info = pb.BuildResultInfo()
             content = self._provenance(part)
@@ -96,14 +95,15 @@ class Records:
         return encode(provenance(record, "min", []))
 
     def content(self, digest: str) -> bytes:
-        """What a record's descriptors name.  Errors: NotFound."""
+        """What a record's descriptors name; for worker threads.  Errors: NotFound."""
         for record in self._history.all():
             if record.completed and not record.error and digest_of(content := self._provenance(record)) == digest:
                 return content
         raise NotFound(f"content {digest}: not found")
 
     def update(self, request: pb.UpdateBuildHistoryRequest) -> None:
-        """Pin or forget a record.  Errors: NotFound."""
+        """Pin or forget a record.  Errors: NotFound, InvalidParameter."""
+        _check(request.ref)
         if request.delete:
             for part in [item for item in self._history.all() if item.part_of == request.ref]:
                 self._history.remove(part.id)
@@ -114,9 +114,16 @@ class Records:
             self._history.put(record, self._history.log(request.ref))
 
     def log(self, ref: str) -> Iterator[pb.StatusResponse]:
-        """The progress of a build that has ended.  Errors: NotFound."""
+        """The progress of a build that has ended.  Errors: NotFound, InvalidParameter."""
+        _check(ref)
         record = self._history.get(ref)
         yield from replayed(record.id, self._history.log(record.id))
+
+
+def _check(ref: str) -> None:
+    """For the history, which people ask too, no ref is the newest build.  Errors: InvalidParameter."""
+    if not ref:
+        raise InvalidParameter("a record of a build needs a ref")
 
 
 def now_header() -> dict[str, list[str]]:
