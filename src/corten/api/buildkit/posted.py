@@ -36,7 +36,7 @@ def is_upload(query: Query) -> bool:
 
 
 async def take_upload(solving: Solving, query: Query, body: AsyncIterator[bytes]) -> None:
-    """Errors: InvalidParameter."""
+    """Errors: those of ``Uploads.give``."""
     await solving.uploads.give(query.text("buildid").partition(":")[2], body)
 
 
@@ -134,8 +134,12 @@ async def _documents(
         solving.by_build_id.pop(build_id, None)
         if not solve.done():
             solve.cancel()
-        with contextlib.suppress(CortenError, asyncio.CancelledError):
-            await solve
+        try:
+            with contextlib.suppress(CortenError, asyncio.CancelledError):
+                await solve
+        finally:
+            if remote == _UPLOAD:
+                solving.uploads.end(build_id)
 
 
 async def _answer(solve: asyncio.Future[dict[str, str]]) -> dict[str, str]:
