@@ -47,14 +47,7 @@ def overlay_fd(
     ids:   a user namespace whose ids the files are to have; -1 for those that they have
     """
     if len(lower) > 1 and root_pieces.needed(lower[-1]):
-        parts = root_pieces.plan()
-        descriptor = _skeleton_fd(parts, lower[:-1], upper, work, options, read_only=read_only)
-        try:
-            _attach_pieces(descriptor, parts, lower[:-1], upper, work, options, read_only=read_only)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+        return _root_fd(lower[:-1], upper, work, options, read_only=read_only)
     if len(lower) > 1 and _contains_others(lower, upper):
         with _apart(lower[-1], ids) as base:
             return overlay_fd([*lower[:-1], base], upper, work, options, read_only=read_only, ids=ids)
@@ -79,6 +72,26 @@ def overlay_fd(
     return _mount(lower, upper, work, options, attributes, appended=False)
 
 
+def _root_fd(layers: list[str], upper: str | None, work: str | None, options: list[str], *, read_only: bool) -> int:
+    """The overlay on the machine's root, its pieces included."""
+    parts = root_pieces.plan()
+    descriptor = _skeleton_fd(parts, layers, upper, work, options, read_only=read_only)
+    try:
+        if _Support.detached_layers:
+            _attach_pieces(descriptor, parts, layers, upper, work, options, read_only=read_only)
+            return descriptor
+        # only an attached mount takes others on kernels before 6.15
+        with kernel.hidden_place("root") as place:
+            kernel.attach(descriptor, place)
+            _attach_pieces(descriptor, parts, layers, upper, work, options, read_only=read_only)
+            whole = kernel.clone_tree(place, recursive=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return whole
+
+
 def _skeleton_fd(
     parts: root_pieces.Plan,
     layers: list[str],
@@ -90,10 +103,19 @@ def _skeleton_fd(
 ) -> int:
     """The overlay on the machine's root without its pieces."""
     skeleton = root_pieces.make_skeleton(parts)
-    try:
-        return overlay_fd([*layers, f"/proc/self/fd/{skeleton}"], upper, work, options, read_only=read_only)
-    finally:
-        os.close(skeleton)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, skeleton)
+        if _Support.detached_layers:
+            try:
+                return overlay_fd([*layers, f"/proc/self/fd/{skeleton}"], upper, work, options, read_only=read_only)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                _Support.detached_layers = False
+        # before Linux 6.15 a layer must be mounted somewhere in sight; once the overlay holds it, it may go
+        place = stack.enter_context(kernel.hidden_place("skeleton"))
+        kernel.attach(skeleton, place)
+        return overlay_fd([*layers, place], upper, work, options, read_only=read_only)
 
 
 def _attach_pieces(
