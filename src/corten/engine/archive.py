@@ -236,5 +236,12 @@ def export(view: View) -> Iterator[bytes]:
     """
     # without the machine's root: the machine as an image has files that are closed to this daemon
     if (os.geteuid() != 0 or not user_namespace.is_initial()) and (closed := unreadable(view.root)) is not None:
-        raise Forbidden(f"cannot read {closed} of container {view.container.name}: permission denied")
-    yield from tar_tree(view.root, ".", "", ids=view.ids)
+        raise _closed(view, closed)
+    try:
+        yield from tar_tree(view.root, ".", "", ids=view.ids)
+    except PermissionError as error:  # what overlayfs refuses although the modes allow it
+        raise _closed(view, os.fsdecode(error.filename or "a file")) from error
+
+
+def _closed(view: View, path: str) -> Forbidden:
+    return Forbidden(f"cannot read {path} of container {view.container.name}: permission denied")

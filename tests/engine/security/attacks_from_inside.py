@@ -299,7 +299,8 @@ def devices(target: Target) -> str:
         f"mknod /tmp/disk b {disk[0]} {disk[1]}; mknod /tmp/mem c 1 1; mknod /tmp/kmsg c 1 11; mknod /tmp/fuse c 10 229"
     )
     look = (
-        "for n in disk mem kmsg fuse; do test -e /tmp/$n || echo NONODE $n;"
+        "i=0; until test -e /tmp/fuse || [ $i = 50 ]; do i=$((i+1)); sleep 0.1; done;"
+        " for n in disk mem kmsg fuse; do test -e /tmp/$n || echo NONODE $n;"
         " head -c 1 /tmp/$n >/dev/null 2>/tmp/why && echo OPENED $n; grep -o 'not permitted' /tmp/why; done; echo tried"
     )
     with target.running("busybox", "sh", "-c", f"{nodes}; sleep 120") as name:

@@ -90,9 +90,16 @@ class Solving:
                 yield
             return
         closed = await self._client(job.wishes).closed()
-        closed.add_done_callback(lambda _: job.cancel())
-        with job.working():
-            yield
+
+        def end(_: object) -> None:
+            job.cancel()
+
+        closed.add_done_callback(end)
+        try:
+            with job.working():
+                yield
+        finally:
+            closed.remove_done_callback(end)  # a session outlives its solves
 
     async def _solve(self, job: Job) -> Response:
         wishes = job.wishes
