@@ -169,19 +169,26 @@ class TreeWriter:
         while pending:
             path = pending.pop()
             try:
-                descriptor = self._open(path)
-            except PermissionError:
+                closed = self._unreadable_in(path, pending)
+            except PermissionError:  # overlayfs may open a directory and then refuse to list it
                 return path
-            try:
-                with os.scandir(descriptor) as entries:
-                    for entry in entries:
-                        child = path + b"/" + os.fsencode(entry.name) if path else os.fsencode(entry.name)
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(child)
-                        elif entry.is_file(follow_symlinks=False) and not _may_read(descriptor, entry.name):
-                            return child
-            finally:
-                os.close(descriptor)
+            if closed is not None:
+                return closed
+        return None
+
+    def _unreadable_in(self, path: bytes, pending: list[bytes]) -> bytes | None:
+        """A file in the directory ``path``; the directories in it are added to ``pending``."""
+        descriptor = self._open(path)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    child = path + b"/" + os.fsencode(entry.name) if path else os.fsencode(entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(child)
+                    elif entry.is_file(follow_symlinks=False) and not _may_read(descriptor, entry.name):
+                        return child
+        finally:
+            os.close(descriptor)
         return None
 
     def attribute(self, path: bytes, name: str) -> bytes:
