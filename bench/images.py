@@ -23,6 +23,7 @@ from pathlib import Path
 from corten.image.layer_apply import apply_layer
 from corten.image.pipes import chunks_of
 from corten.image.store import ImageStore
+from corten.linux.user_namespace import Rights
 from corten.snapshot import open_snapshotter
 
 
@@ -101,7 +102,7 @@ def measure(place: Path, mb: int, runs: int) -> None:
 
         def unpack(directory: Path, tar: bytes = tar) -> None:
             (directory / "diff").mkdir()
-            apply_layer(chunks_of(io.BytesIO(tar)), directory / "diff", directory, overlay=True)
+            apply_layer(chunks_of(io.BytesIO(tar)), directory / "diff", directory, overlay=True, rights=Rights.here())
 
         seconds = timed(runs, place, unpack)
         print(f"unpack {what}: {20_000 / seconds:,.0f} entries/s, {len(tar) / seconds / 1e6:,.0f} MB/s")
