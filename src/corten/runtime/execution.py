@@ -23,6 +23,7 @@ from corten.runtime import (
     joining,
     namespaces,
     program,
+    resctrl,
     scheduling,
     seccomp,
     seccomp_listener,
@@ -57,11 +58,13 @@ def exec_process(
     seccomp_cache: str = "",
     keep_fds: int = 0,
     state: dict[str, Any] | None = None,
+    share: resctrl.Group | None = None,
 ) -> ExecProcess:
     """Run ``process`` in the namespaces and the cgroup of a running container; returns when it has been executed.
 
     init_pid: the container's first process, as the caller sees it
     state:    of the container (runtime-spec runtime.md, "State"), for the listener of its seccomp filter
+    share:    the container's class of cache and memory bandwidth
     Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure.
     """
     try:
@@ -73,6 +76,7 @@ def exec_process(
         with _requested(
             spec, process, target, differing, stdio=stdio, seccomp_cache=seccomp_cache, keep=keep_fds, state=state
         ) as request:
+            request.share = share
             try:
                 return _exec(request, cgroup)
             except ProcessLookupError:
@@ -178,6 +182,7 @@ class _ExecRequest:
     target:    a pidfd of the container's first process
     differing: CLONE_NEW flags of the namespaces to enter
     listener:  who gets the seccomp filter
+    share:     the class of cache and memory bandwidth to join
     """
 
     process: dict[str, Any]
@@ -189,6 +194,7 @@ class _ExecRequest:
     target: int
     differing: int
     listener: SeccompListener | None
+    share: resctrl.Group | None = None
 
 
 def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:
@@ -313,6 +319,8 @@ class _Exec:
         scheduling.set_affinity(self._process, "initial")
         if self._join is not None:
             self._join.join_self()
+        if request.share is not None:
+            request.share.join()
         scheduling.set_affinity(self._process, "final")
         self._enter_namespaces()
         namespaces.leave_keys("")

@@ -16,7 +16,18 @@ from typing import Any
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, idmap, joining, namespaces, seccomp_listener, sources, spec_check, terminal
+from corten.runtime import (
+    groups,
+    hooks,
+    idmap,
+    joining,
+    namespaces,
+    resctrl,
+    seccomp_listener,
+    sources,
+    spec_check,
+    terminal,
+)
 from corten.runtime.handshake import Channel, Message
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Init, InitRequest, check_preserved
@@ -32,6 +43,7 @@ class InitProcess:
     warnings:   what the host could not give
     times:      (step, ns) of init's steps, when they were asked for
     is_told:    whether it has been told to start
+    share:      its class of cache and memory bandwidth, None without
     """
 
     pid: int
@@ -44,6 +56,7 @@ class InitProcess:
     warnings: list[str] = field(default_factory=list)
     times: list[tuple[str, int]] = field(default_factory=list)
     is_told: bool = False
+    share: resctrl.Group | None = None
 
     def start(self) -> None:
         """Let init execute the program.
@@ -79,6 +92,8 @@ class InitProcess:
             if descriptor >= 0:
                 os.close(descriptor)
         self.cgroup.delete()
+        if self.share is not None:
+            self.share.remove()
 
 
 def run_to_exec(channel: Channel, *, is_told: bool = False) -> None:
@@ -151,7 +166,9 @@ def create(
     }
     entries = linux.get("namespaces") or []
     joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path")}
+    share = None
     try:
+        share = resctrl.make(linux.get("intelRdt"), container_id)
         proc = HostProc()
         profile = linux.get("seccomp") or {}
         listener = SeccompListener(profile, state) if seccomp_listener.is_wanted(profile) else None
@@ -180,7 +197,14 @@ def create(
             request.die_with_parent = False
         try:
             birth = _Birth(
-                request, joined, ours, sibling=sibling, newborn=newborn, at_once=at_once, meanwhile=meanwhile
+                request,
+                joined,
+                ours,
+                sibling=sibling,
+                newborn=newborn,
+                at_once=at_once,
+                meanwhile=meanwhile,
+                share=share,
             )
             born = birth.run()
         except BaseException:
@@ -193,6 +217,8 @@ def create(
                 listener.close()
     except BaseException:
         groups.discard(cgroup)
+        if share is not None:
+            share.remove()
         raise
     groups.settle(cgroup)
     return born
@@ -211,7 +237,9 @@ class _Birth:
         newborn: Newborn | None,
         at_once: bool,
         meanwhile: Callable[[int], None],
+        share: resctrl.Group | None,
     ) -> None:
+        self._share = share
         self._newborn = newborn
         self._at_once = at_once
         self._is_told = False
@@ -267,6 +295,7 @@ class _Birth:
             warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
             times=[(name, duration) for name, duration in document["times"]],
             is_told=self._is_told,
+            share=self._share,
         )
 
     def _call_newborn(self) -> tuple[int, int]:
@@ -298,6 +327,9 @@ class _Birth:
     def _accompany(self, pid: int) -> tuple[dict[str, Any], list[int]]:
         """Do the host's part until init is ready; its message and descriptors."""
         self._set_oom_score(pid)
+        if self._share is not None:
+            with contextlib.suppress(ProcessLookupError):  # init that has ended already says why
+                self._share.join(pid)
         if not self._request.needs_parent:
             self._meanwhile(pid)
             self._tell_at_once()

@@ -12,7 +12,7 @@ from typing import Any
 
 from corten.errors import InvalidParameter
 from corten.linux import paths
-from corten.runtime import hooks, idmap, labels, namespaces, scheduling, seccomp
+from corten.runtime import hooks, idmap, labels, namespaces, resctrl, scheduling, seccomp
 from corten.runtime.devices import KINDS
 from corten.runtime.mount_options import parse
 from corten.runtime.privileges import check_rlimits
@@ -26,7 +26,6 @@ NAMESPACES = tuple(namespaces.FLAGS)
 _IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 _UTS_SYSCTLS = ("domainname", "hostname")
 _UNSUPPORTED = {
-    "linux.intelRdt": "resctrl is not supported",
     "linux.netDevices": "moving network devices is not supported",
     "vm": "virtual machines are not supported",
     "windows": "this is a Linux runtime",
@@ -71,6 +70,7 @@ def check(spec: dict[str, Any]) -> None:
         raise _fail("linux.rootfsPropagation", f"'{propagation}' is not a propagation")
     if linux.get("seccomp"):
         seccomp.check(linux["seccomp"])
+    resctrl.check(linux.get("intelRdt") or {})
 
 
 def check_process(process: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
-from corten.runtime import groups
+from corten.runtime import groups, resctrl
 from corten.runtime.handshake import Channel
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}\Z")
@@ -62,6 +62,7 @@ class ContainerState:
     """What ``corten-oci`` remembers of a container.
 
     start_ticks: when init was started, in clock ticks since boot: guards against a reused pid
+    share:       the fields of its ``resctrl.Group``, empty without one
     """
 
     id: str
@@ -74,6 +75,11 @@ class ContainerState:
     created: str
     owner: str = ""
     annotations: dict[str, str] = field(default_factory=dict)
+    share: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def resctrl_group(self) -> resctrl.Group | None:
+        return resctrl.Group(**self.share) if self.share else None
 
 
 def start_ticks(pid: int) -> int:

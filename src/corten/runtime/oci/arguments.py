@@ -175,4 +175,6 @@ def _add_update(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=int, metavar="N")
     for name in ("cpuset-cpus", "cpuset-mems"):
         command.add_argument(f"--{name}", default="", metavar="LIST")
+    command.add_argument("--l3-cache-schema", default="", metavar="L3:ID=MASK;...", help="of its class of resctrl")
+    command.add_argument("--mem-bw-schema", default="", metavar="MB:ID=SHARE;...", help="of its class of resctrl")
     command.add_argument("id")

@@ -24,6 +24,7 @@ from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import mount as mounting
 from corten.linux import mounts
 from corten.linux import process as kernel
+from corten.runtime import resctrl
 from corten.runtime.oci import restored
 
 NOTE = "corten.json"  # beside criu's images
@@ -225,11 +226,19 @@ def _joined_network(spec: dict[str, Any]) -> str:
 # -- restore ----------------------------------------------------------------------------------------------------------
 
 
-def restore(options: argparse.Namespace, spec: dict[str, Any], root: str, cgroup: Cgroup, directory: str) -> int:
+def restore(
+    options: argparse.Namespace,
+    spec: dict[str, Any],
+    root: str,
+    cgroup: Cgroup,
+    directory: str,
+    share: resctrl.Group | None,
+) -> int:
     """Let the tree of a checkpoint live again; the pid of its first process, which is our child.
 
     root:      the container's root file system
     directory: of the container's state, where its root is attached for criu
+    share:     the class of cache and memory bandwidth to live in
     Errors:    InvalidParameter, SystemFailure; the control group holds what has come to life then.
     """
     check(spec)
@@ -242,7 +251,7 @@ def restore(options: argparse.Namespace, spec: dict[str, Any], root: str, cgroup
     try:
         command += _externals(outside, spec, cgroup, kept)
         os.mkdir(point, 0o700)
-        run(command, f"{_work(options)}/restore.log", tuple(kept), lambda: _attach(root, point, cgroup, spec))
+        run(command, f"{_work(options)}/restore.log", tuple(kept), lambda: _attach(root, point, cgroup, spec, share))
         pids = cgroup.pids()
         restored.check(pids, spec, root, [mount["source"] for _, mount in _binds(spec)])
         restored.go_on(pids)
@@ -290,8 +299,10 @@ def _group_directory(cgroup: Cgroup, name: str) -> str:
     raise InvalidParameter(f"the checkpoint has a control group hierarchy that this host lacks: {name}")
 
 
-def _attach(root: str, point: str, cgroup: Cgroup, spec: dict[str, Any]) -> None:
-    """In criu's process: the root as a mount of a namespace of its own, and the control group."""
+def _attach(root: str, point: str, cgroup: Cgroup, spec: dict[str, Any], share: resctrl.Group | None) -> None:
+    """In criu's process: the root as a mount of a namespace of its own, the control group and the class."""
+    if share is not None:
+        share.join()
     kernel.unshare(kernel.CLONE_NEWNS)
     mounting.mount("", "/", "", mounting.MS_REC | mounting.MS_PRIVATE)
     mounting.mount(root, point, "", mounting.MS_BIND | mounting.MS_REC)

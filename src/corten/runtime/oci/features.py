@@ -29,7 +29,7 @@ def features() -> dict[str, Any]:
             },
             "apparmor": {"enabled": labels.has_apparmor()},
             "selinux": {"enabled": selinux.is_enabled()},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
             "memoryPolicy": {},
             "mountExtensions": {"idmap": {"enabled": True}},
         },

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import Conflict, CortenError, NotFound
+from corten.errors import Conflict, CortenError, InvalidParameter, NotFound
 from corten.linux import process as kernel
 from corten.runtime import hooks
 from corten.runtime.oci import reports
@@ -112,6 +112,8 @@ class Operations:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(state.pid, _WALL)
         cgroup.delete()
+        if state.resctrl_group is not None:
+            state.resctrl_group.remove()
         try:
             spec = self._states.spec(state.id)
             hooks.run(spec.get("hooks") or {}, "poststop", document(state, Status.STOPPED))
@@ -148,11 +150,21 @@ class Operations:
         return 0
 
     def do_update(self) -> int:
-        from corten.runtime import groups
+        from corten.runtime import groups, resctrl
         from corten.runtime.oci.documents import resources_of
 
-        resources = resources_of(self._options)
+        options = self._options
+        resources = resources_of(options)
         cgroup = self._cgroup("update")
+        schemas = [options.l3_cache_schema, options.mem_bw_schema]
+        if any(schemas):
+            share = self._states.load(options.id).resctrl_group
+            if share is None:
+                raise InvalidParameter(
+                    f"container {options.id} was made without linux.intelRdt: it has no class to change"
+                )
+            resctrl.check({"memBwSchema": options.mem_bw_schema})
+            share.change(*filter(None, schemas))
         groups.update(cgroup, resources)
         for warning in cgroup.warnings:
             self._tell("warning", warning)

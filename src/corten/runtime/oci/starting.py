@@ -9,13 +9,14 @@ import contextlib
 import datetime
 import os
 import signal
+from dataclasses import asdict
 from typing import Any
 
 from corten.cgroup import systemd
 from corten.cgroup.manager import Cgroup
 from corten.errors import CortenError, InvalidParameter
 from corten.linux import process as kernel
-from corten.runtime import execution, groups, hooks, lifecycle, sources, spec_check
+from corten.runtime import execution, groups, hooks, lifecycle, resctrl, sources, spec_check
 from corten.runtime.oci import console, reports
 from corten.runtime.oci.documents import parsed, process_of_exec
 from corten.runtime.oci.operations import Operations
@@ -88,9 +89,17 @@ class Starting(Operations):
             self._tell("warning", warning)
         for step, duration in init.times:
             self._tell("debug", f"{step}: {duration / 1e6:.3f} ms")
-        self._save(init.pid, init.spec, init.cgroup, bundle, directory)
+        self._save(init.pid, init.spec, init.cgroup, init.share, bundle, directory)
 
-    def _save(self, pid: int, spec: dict[str, Any], cgroup: Cgroup, bundle: str, directory: str) -> None:
+    def _save(
+        self,
+        pid: int,
+        spec: dict[str, Any],
+        cgroup: Cgroup,
+        share: resctrl.Group | None,
+        bundle: str,
+        directory: str,
+    ) -> None:
         state = ContainerState(
             id=self._options.id,
             bundle=bundle,
@@ -102,6 +111,7 @@ class Starting(Operations):
             created=datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
             owner=reports.owner_of(directory),
             annotations=spec.get("annotations") or {},
+            share=asdict(share) if share is not None else {},
         )
         self._states.save(state, spec)
 
@@ -167,15 +177,16 @@ class Starting(Operations):
         bundle = os.path.abspath(options.bundle)
         spec = self._load_spec(bundle)
         directory = self._states.make(options.id)
-        cgroup = None
+        cgroup = share = None
         try:
             linux = spec.get("linux") or {}
             path = linux.get("cgroupsPath") or lifecycle.default_cgroup_path(options.id)
             cgroup = groups.make(path, linux.get("resources") or {})
+            share = resctrl.make(linux.get("intelRdt"), options.id)
             with contextlib.nullcontext() if options.detach else console.Foreground() as foreground:
-                pid = criu.restore(options, spec, sources.root_path(spec, bundle), cgroup, directory)
+                pid = criu.restore(options, spec, sources.root_path(spec, bundle), cgroup, directory, share)
                 groups.settle(cgroup)
-                self._save(pid, spec, cgroup, bundle, directory)
+                self._save(pid, spec, cgroup, share, bundle, directory)
                 self._hand_out(pid, -1)
                 if foreground is None:
                     return 0
@@ -183,6 +194,8 @@ class Starting(Operations):
         except BaseException:
             if cgroup is not None:
                 groups.discard(cgroup)
+            if share is not None:
+                share.remove()
             self._states.remove(options.id)
             raise
         with self._states.locked(options.id):
@@ -210,6 +223,7 @@ class Starting(Operations):
                 seccomp_cache=self._cache,
                 keep_fds=options.preserve_fds,
                 state=document(state, status),
+                share=state.resctrl_group,
             )
             for warning in made.warnings:
                 self._tell("warning", warning)
