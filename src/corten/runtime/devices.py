@@ -82,8 +82,10 @@ def _make_node(directory: int, name: str, device: dict[str, Any]) -> None:
 
 
 def _bind_device(directory: int, name: str, device: dict[str, Any]) -> None:
+    """The host's node itself: read and written, but mode and owner stay as they are for everybody."""
     copy = kernel.clone_tree(_host_node(device))
     try:
+        kernel.mount_setattr(copy, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID)
         _cover(directory, name, copy)
     finally:
         os.close(copy)

@@ -45,10 +45,6 @@ class Masks:
     def __init__(self, label: str = "") -> None:
         """label: ``linux.mountLabel``, for the tmpfs."""
         self._options = ["nr_blocks=1", "nr_inodes=1", *([f"context={label}"] if label else [])]
-        self._null = kernel.clone_tree("/dev/null")
-        status = os.stat(self._null)
-        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
-            raise SystemFailure("the host's /dev/null is not the null device", step="mask paths")
         self._attached_null = -1
         self._attached_empty = -1
 
@@ -64,7 +60,7 @@ class Masks:
             if stat.S_ISDIR(os.stat(place).st_mode):
                 self._attached_empty = self._cover(place, self._attached_empty, self._empty)
             else:
-                self._attached_null = self._cover(place, self._attached_null, lambda: self._null)
+                self._attached_null = self._cover(place, self._attached_null, lambda: _null_device(root))
         finally:
             os.close(place)
 
@@ -87,6 +83,39 @@ class Masks:
         finally:
             os.close(copy)
         return attached
+
+
+def _null_device(root: int) -> int:
+    """A detached mount of the container's null device, or of the host's where an image has put something else there.
+
+    Its mode and owner cannot be changed through the mount: the host's device is everybody's.
+    """
+    copy = _own_null_device(root)
+    if copy < 0:
+        copy = kernel.clone_tree("/dev/null")
+        if not _is_null_device(copy):
+            raise SystemFailure("the host's /dev/null is not the null device", step="mask paths")
+    kernel.mount_setattr(copy, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC)
+    return copy
+
+
+def _own_null_device(root: int) -> int:
+    """-1 when the container's /dev/null is none (CVE-2025-31133)."""
+    try:
+        place = paths.open_in_root(root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return -1
+    try:
+        if not _is_null_device(place):
+            return -1
+        return kernel.open_tree(place, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+    finally:
+        os.close(place)
+
+
+def _is_null_device(descriptor: int) -> bool:
+    status = os.stat(descriptor)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
 
 
 def make_readonly(root: int, path: str) -> None:

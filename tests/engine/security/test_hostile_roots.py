@@ -149,6 +149,21 @@ def test_null_device_of_the_image_is_not_used_for_masks(world: World, canary: Pa
     assert result.words == ["1:3"]
 
 
+@pytest.mark.parametrize("devices", ["own", "none"])
+def test_the_mode_of_the_hosts_null_device_cannot_be_changed_through_a_mask(world: World, devices: str) -> None:
+    spec = world.script("chmod 666 /proc/keys; stat -c %t:%T /proc/keys; echo x > /proc/keys; echo written")
+    if devices == "none":
+        # a directory of the caller's that has no null device: the host's stands in for it
+        (world.directory / "dev").mkdir()
+        spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/dev")]
+        spec["mounts"].append(
+            {"destination": "/dev", "type": "bind", "source": str(world.directory / "dev"), "options": ["bind"]}
+        )
+    before = os.stat("/dev/null").st_ctime_ns
+    assert world.run(spec).words[-2:] == ["1:3", "written"]
+    assert os.stat("/dev/null").st_ctime_ns == before
+
+
 def test_terminals_of_the_image_are_not_used(world: World, canary: Path) -> None:
     (world.rootfs / "dev/pts").mkdir()
     for name in ("pts/0", "console", "ptmx", "tty"):
