@@ -103,7 +103,10 @@ OPTIONS = {
     "hosts": (["--add-host", "other:10.1.2.3", "-h", "box"], "grep other /etc/hosts"),
     "dns": (["--dns", "192.0.2.1", "--dns-search", "a.b", "--dns-option", "ndots:2"], "sort /etc/resolv.conf"),
     "capabilities dropped": (["--cap-drop", "ALL", "--cap-add", "CHOWN"], "grep Cap /proc/self/status"),
-    "read only": (["--read-only"], "touch /x; touch /dev/shm/y && echo shm"),
+    "read only": (
+        ["--read-only"],
+        "for file in /x /etc/hosts /etc/hostname /etc/resolv.conf /dev/shm/y; do touch $file && echo $file; done",
+    ),
     "read only with tmpfs": (["--read-only", "--tmpfs", "/run:size=1m,mode=700"], "touch /run/x; df -k /run | tail -1"),
     "no new privileges": (["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status"),
     "seccomp off": (["--security-opt", "seccomp=unconfined"], "grep Seccomp: /proc/self/status"),

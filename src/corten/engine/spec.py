@@ -231,9 +231,10 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
             }
         )
     mapped = ["idmap"] if given.id_maps else []
+    kept = ["ro"] if host.readonly_rootfs else []
     # last, so that they are seen in a volume at /etc as well
     files = [
-        {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", *mapped]}
+        {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", *kept, *mapped]}
         for destination, source in given.files.items()
     ]
     taken = {mount["destination"].rstrip("/") or "/" for mount in given.mounts}
