@@ -35,6 +35,16 @@ def data_root() -> str:
     return f"{os.environ.get('XDG_DATA_HOME') or os.path.join(os.path.expanduser('~'), '.local/share')}/corten"
 
 
+def cdi_directories() -> tuple[str, ...]:
+    """Where files of CDI devices are, the later ones go first; an ordinary user has some beside the machine's."""
+    found = ("/etc/cdi", "/var/run/cdi")
+    if USER == 0:
+        return found
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{USER}"
+    return (*found, f"{settings}/cdi", f"{runtime}/cdi")
+
+
 def configuration_file() -> str:
     if USER == 0:
         return "/etc/corten/daemon.json"

@@ -107,3 +107,30 @@ def test_a_reload_takes_what_may_change(file: Path) -> None:
 def test_a_file_that_is_not_there_is_only_missed_when_it_was_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter, match="No such file"):
         load(["--config-file", str(tmp_path / "nowhere.json")])
+
+
+def test_where_cdi_files_are(file: Path) -> None:
+    assert loaded(file, {}).cdi_directories == ("/etc/cdi", "/var/run/cdi")
+    by_flags = loaded(file, {}, "--cdi-spec-dir", "/a", "--cdi-spec-dir", "/b", "--feature", "cdi")
+    assert by_flags == loaded(file, {"cdi-spec-dirs": ["/a", "/b"], "features": {"cdi": True}})
+    assert by_flags.cdi_directories == ("/a", "/b")
+    assert loaded(file, {"features": {"cdi": False, "buildkit": True}, "cdi-spec-dirs": ["/a"]}).cdi_directories == ()
+    assert loaded(file, {"cdi-spec-dirs": []}).cdi_directories == ()
+    assert loaded(file, {}, "--cdi-spec-dir", "").cdi_directories == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"features": {"buildkit": False}}, "always served"),
+        ({"features": {"containerd-snapshotter": True}}, "invalid feature 'containerd-snapshotter'"),
+        ({"features": {"cdi": "maybe"}}, "invalid boolean for feature cdi"),
+        ({"features": "cdi"}, "invalid features"),
+        ({"cdi-spec-dirs": ["relative"]}, "'relative' is not an absolute path"),
+        ({"cdi-spec-dirs": "/etc/cdi"}, "a list of directories is needed"),
+    ],
+)
+def test_features_and_directories_that_are_refused(file: Path, document: Any, told: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        loaded(file, document)
+    assert told in caught.value.message

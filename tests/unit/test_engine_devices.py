@@ -10,8 +10,8 @@ import pytest
 
 from corten.dockerapi.container import DeviceMapping, HostConfig
 from corten.engine.create import check_extra_hosts, check_host_config
+from corten.engine.device_nodes import devices_below
 from corten.engine.limits import Machine
-from corten.engine.spec import _devices_below
 from corten.errors import InvalidParameter
 
 
@@ -20,17 +20,17 @@ def test_a_directory_may_be_deeper_than_python_recurses(tmp_path: Path) -> None:
     usual = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 100)
     try:
-        assert _devices_below(str(tmp_path), "/dev/x") == []
+        assert devices_below(str(tmp_path), "/dev/x") == []
     finally:
         sys.setrecursionlimit(usual)
 
 
 def test_the_devices_of_the_machine() -> None:
-    found = {node["path"]: node for node in _devices_below("/dev", "/dev")}
+    found = {node["path"]: node for node in devices_below("/dev", "/dev")}
     assert (found["/dev/null"]["type"], found["/dev/null"]["major"], found["/dev/null"]["minor"]) == ("c", 1, 3)
     assert "/dev/console" not in found
     assert not any(path.startswith(("/dev/pts/", "/dev/shm/", "/dev/fd")) for path in found)
-    assert _devices_below("/nosuch", "/x") == []
+    assert devices_below("/nosuch", "/x") == []
 
 
 def test_a_device_needs_a_path() -> None:

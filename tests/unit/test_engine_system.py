@@ -14,6 +14,7 @@ from corten import __version__
 from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config
 from corten.engine import host_support
+from corten.engine.devices import Devices
 from corten.engine.events import Events
 from corten.engine.host_support import LimitSupport, filesystem_of, os_release, overlay_status
 from corten.engine.runtimes import Runtimes
@@ -124,6 +125,7 @@ class FakeEngine:
         self.user_namespaces = SimpleNamespace(are_default=False)
         self.networks = SimpleNamespace(lacking="")
         self.apparmor_problem = ""
+        self.devices = Devices(())
 
     @staticmethod
     def _answer(name):

@@ -47,6 +47,8 @@ class Config:
     userns_remap:      whose subordinate ids containers have: "default", "user[:group]", "uid[:gid]"; "auto" for a range
                        of its own for each, "" for the machine's ids
     userns_pool:       "FIRST:COUNT", ids for --userns=auto; "" for the subordinate ids of user corten or containers
+    cdi_spec_dirs:     directories of CDI files, the later ones go first; "" alone for none
+    features:          "cdi": devices of CDI files are known; "buildkit" is always on
     idle_exit:         seconds without containers and clients after which a daemon started by a client leaves, 0: never
     """
 
@@ -104,6 +106,8 @@ class Config:
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     iptables: bool = True
+    cdi_spec_dirs: tuple[str, ...] = field(default_factory=places.cdi_directories)
+    features: dict[str, bool] = field(default_factory=dict)
     oom_score_adjust: int = 0
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
@@ -118,6 +122,11 @@ class Config:
     def cgroup_driver(self) -> str:
         """Who makes the containers' control groups: "cgroupfs" (the engine itself) or "systemd"."""
         return self.exec_opts.get("native.cgroupdriver", "cgroupfs")
+
+    @property
+    def cdi_directories(self) -> tuple[str, ...]:
+        """Where CDI files are looked for; none when their devices are not wanted."""
+        return tuple(filter(None, self.cdi_spec_dirs)) if self.features.get("cdi", True) else ()
 
     @property
     def is_default_instance(self) -> bool:

@@ -77,6 +77,13 @@ def _daemon(flags: _Group) -> None:
     flags.switch("-D", "--debug", help="enable debug mode")
     flags.choice("-l", "--log-level", choices=sorted(LOG_LEVELS), help='logging level (default "info")')
     flags.choice("--log-format", choices=("text", "json"), help='format of the daemon\'s own log (default "text")')
+    flags.many(
+        "--cdi-spec-dir",
+        field="cdi_spec_dirs",
+        metavar="DIR",
+        help="directory of CDI files (default /etc/cdi and /var/run/cdi)",
+    )
+    flags.many("--feature", field="features", metavar="NAME[=BOOL]", help="cdi=false: know no devices of CDI files")
     flags.value("--metrics-addr", metavar="HOST:PORT", help="where everyone may read the metrics (Prometheus)")
     flags.many("--label", field="labels", metavar="KEY=VALUE", help="label of this daemon")
     flags.on_or_off("--live-restore", help="keep containers when the daemon stops (default on)")

@@ -222,6 +222,30 @@ def _exec_options(value: Any) -> dict[str, str]:
     return options
 
 
+def _features(value: Any) -> dict[str, bool]:
+    """daemon.json: {"cdi": true}; flags: NAME[=BOOL]."""
+    if not isinstance(value, dict | list):
+        raise InvalidParameter("invalid features: an object of names and booleans is needed")
+    if isinstance(value, list):
+        value = {name: text if equals else True for name, equals, text in (str(item).partition("=") for item in value)}
+    features = {str(name): _boolean(f"feature {name}", on) for name, on in value.items()}
+    for name, on in features.items():
+        if name == "buildkit" and not on:
+            raise InvalidParameter("invalid feature buildkit=false: BuildKit's clients are always served")
+        if name not in ("buildkit", "cdi"):
+            raise InvalidParameter(f"invalid feature '{name}': cdi and buildkit are known")
+    return features
+
+
+def _directories(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidParameter("invalid cdi-spec-dirs: a list of directories is needed")
+    for item in value:
+        if item and not item.startswith("/"):
+            raise InvalidParameter(f"invalid cdi-spec-dirs: '{item}' is not an absolute path")
+    return tuple(value)
+
+
 def converted(name: str, value: Any) -> Any:
     if name in _NETWORK_KEYS:
         return _converted_network(name, value)
@@ -243,6 +267,10 @@ def converted(name: str, value: Any) -> Any:
         return tuple(f"{key}={text}" for key, text in _pairs("label", value).items())
     if name == "log_opts":
         return _pairs("log option", value)
+    if name == "cdi_spec_dirs":
+        return _directories(value)
+    if name == "features":
+        return _features(value)
     if name == "exec_opts":
         return _exec_options(value)
     if name == "default_ulimits":

@@ -11,6 +11,7 @@ from corten.engine import create
 from corten.engine.container import Container
 from corten.engine.container_disk import ContainerDisk
 from corten.engine.container_volumes import ContainerVolumes
+from corten.engine.devices import Devices
 from corten.engine.endpoint_wishes import is_sharing, wanted_networks
 from corten.engine.endpoints import Endpoints
 from corten.engine.image_mounts import ImageMounts
@@ -50,6 +51,7 @@ class ContainerCreation:
         preparation: Preparation,
         metrics: Metrics,
         user_namespaces: UserNamespaces,
+        devices: Devices,
     ) -> None:
         """driver: the snapshotter's name"""
         self._config = config
@@ -67,6 +69,7 @@ class ContainerCreation:
         self._preparation = preparation
         self.metrics = metrics
         self._user_namespaces = user_namespaces
+        self._devices = devices
 
     @timed("create")
     async def create(self, request: ContainerCreate, name: str, platform: str = "") -> dict[str, Any]:
@@ -146,6 +149,7 @@ class ContainerCreation:
             network=self._endpoints.default_mode,
         )
         runtimes.check(host.runtime)
+        self._devices.check(host)
         warnings = create.check_host_config(host, self._machine, frozenset(self._facts.capabilities))
         self._user_namespaces.check(host, own_runtime=not runtimes.command(host.runtime))
         if self._endpoints.lacking and not asks_for_network:

@@ -27,6 +27,7 @@ from corten.engine.container_removal import ContainerRemoval
 from corten.engine.container_root import StoppedRoot
 from corten.engine.container_views import ContainerViews
 from corten.engine.container_volumes import ContainerVolumes
+from corten.engine.devices import Devices
 from corten.engine.endpoint_wishes import check_rate
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
@@ -80,6 +81,7 @@ class Containers:
         events: Events,
         metrics: Metrics,
         user_namespaces: UserNamespaces,
+        devices: Devices,
     ) -> None:
         self._facts = facts
         self._index = index
@@ -106,6 +108,7 @@ class Containers:
             preparation=preparation,
             metrics=metrics,
             user_namespaces=user_namespaces,
+            devices=devices,
         )
         self._removal = ContainerRemoval(
             index=index,

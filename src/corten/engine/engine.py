@@ -16,6 +16,7 @@ from corten.engine.builds import Builds
 from corten.engine.checks import Checks
 from corten.engine.containers import Containers
 from corten.engine.default_network import instance_of
+from corten.engine.devices import Devices
 from corten.engine.endpoints import Endpoints
 from corten.engine.events import Events
 from corten.engine.execs import Execs
@@ -147,7 +148,15 @@ class Engine:
             self._remap, config.userns_pool, automatic=config.userns_remap == "auto", rootless=config.rootless
         )
         self.runtimes = Runtimes(config)
-        preparation = Preparation(config, self.facts, self.index, self._endpoints)
+        self.devices = Devices(config.cdi_directories)
+        preparation = Preparation(
+            config,
+            self.facts,
+            self.index,
+            self._endpoints,
+            self.devices,
+            lambda container_id: self.snapshotter.open_rootfs(container_id, True),
+        )
         await run_blocking(preparation.selinux.label_layers, config.data_root / self.snapshotter.name)
         self.apparmor_problem = preparation.apparmor.problem
         if self.apparmor_problem:
@@ -186,6 +195,7 @@ class Engine:
             events=self.events,
             metrics=self.metrics,
             user_namespaces=self.user_namespaces,
+            devices=self.devices,
         )
         self.execs = Execs(self.containers, self._lifecycle, preparation, self.tasks)
 

@@ -152,9 +152,6 @@ def check_resources(limits: Resources, machine: Machine) -> list[str]:
     check_block_io(limits)
     if limits.pids_limit is not None and limits.pids_limit < -1:
         raise InvalidParameter(f"invalid pids limit {limits.pids_limit}: -1 stands for unlimited")
-    for request in limits.device_requests:  # there are no drivers of devices
-        wanted = " ".join(f"[{' '.join(names)}]" for names in request.capabilities)
-        raise InvalidParameter(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
     for limit in limits.ulimits:
         if limit.name not in _ULIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit.name}")
@@ -264,6 +261,8 @@ def merge_update(host_config: HostConfig, update: Resources) -> Resources:
 
     Errors: InvalidParameter as Docker's for combinations that contradict what is set.
     """
+    if update.device_requests:
+        raise InvalidParameter("the devices of a container cannot be updated")
     merged = Resources(**{name: getattr(host_config, name) for name in Resources.__struct_fields__})
     if update.nano_cpus and (host_config.cpu_period or host_config.cpu_quota):
         raise InvalidParameter(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from corten.cdi.injection import Injection
 from corten.cgroup import systemd
 from corten.cgroup.hierarchy import Hierarchies
 from corten.config import Config
 from corten.dockerapi.codec import encode
 from corten.engine import apparmor
 from corten.engine.container import Container, IdMaps
+from corten.engine.devices import Devices
 from corten.engine.endpoints import Endpoints
 from corten.engine.host_support import LimitSupport
 from corten.engine.live import Index
@@ -27,7 +31,7 @@ from corten.linux import files as small_files
 from corten.linux import paths
 from corten.linux import process as kernel
 from corten.linux import selinux as kernel_selinux
-from corten.runtime import seccomp_profile, tiny_init
+from corten.runtime import seccomp_profile, tiny_init, users
 
 _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
 
@@ -61,11 +65,22 @@ class HostFacts:
 class Preparation:
     """Builds the specs of containers and execs of one daemon."""
 
-    def __init__(self, config: Config, facts: HostFacts, index: Index, endpoints: Endpoints) -> None:
+    def __init__(
+        self,
+        config: Config,
+        facts: HostFacts,
+        index: Index,
+        endpoints: Endpoints,
+        devices: Devices,
+        open_root: Callable[[str], AbstractContextManager[int]],
+    ) -> None:
+        """open_root: (container id) -> a descriptor of its root while it does not run"""
         self._config = config
         self._facts = facts
         self._index = index
         self._endpoints = endpoints
+        self._devices = devices
+        self._open_root = open_root
         self._default_profile = self._read_profile(config.seccomp_profile)
         self.apparmor = apparmor.AppArmor(enabled=facts.apparmor)
         self.selinux = SELinux(enabled=config.selinux_enabled)
@@ -191,6 +206,18 @@ class Preparation:
         small_files.write_text(directory / "hosts", hosts)
         small_files.write_text(directory / "resolv.conf", resolv_conf)
 
+    def _injection(self, container: Container) -> Injection:
+        """Errors: InvalidParameter for devices that are not there."""
+
+        def owner() -> tuple[int, int]:
+            if not container.config.user:
+                return 0, 0
+            with self._open_root(container.id) as root:
+                user = users.resolve(root, container.config.user, [])
+            return user.uid, user.gid
+
+        return self._devices.injection(container.host_config, owner, mapped=bool(container.id_maps))
+
     def prepare(self, container: Container, rootfs: str) -> dict[str, Any]:
         """The spec for a start, also written as ``config.json`` beside the container's files."""
         options = self.security(container)
@@ -211,6 +238,7 @@ class Preparation:
                 files=files,
                 mounts=oci_mounts(container.mount_points, mapped=bool(container.id_maps)),
                 id_maps=container.id_maps,
+                devices=self._injection(container),
                 shm_source=self.shm_source(container),
                 init_source=str(tiny_init.path()) if container.host_config.init else "",
                 default_ulimits=self._config.default_ulimits,

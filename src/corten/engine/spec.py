@@ -6,14 +6,15 @@ Sources: runtime-spec config.md and config-linux.md; the values are dockerd's (m
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from corten.dockerapi.container import DeviceMapping, ExecCreate, HostConfig, Ulimit
+from corten.cdi.injection import Injection
+from corten.dockerapi.container import ExecCreate, HostConfig, Ulimit
 from corten.engine.apparmor import UNCONFINED
 from corten.engine.container import Container, IdMaps, as_list
+from corten.engine.device_nodes import device_nodes
 from corten.engine.limits import oci_resources
 from corten.engine.security import READONLY_PATHS, SecurityOptions, default_masked_paths
 from corten.errors import InvalidParameter
@@ -22,16 +23,6 @@ from corten.linux import user_namespace
 OCI_VERSION = "1.2.0"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_PATH = "/sbin/docker-init"
-
-# dockerd's list; the runtime adds what every container has
-_DEFAULT_DEVICE_RULES: tuple[tuple[str, int, int, str], ...] = (
-    ("c", 1, 5, "rwm"),  # zero
-    ("c", 1, 3, "rwm"),  # null
-    ("c", 1, 9, "rwm"),  # urandom
-    ("c", 1, 8, "rwm"),  # random
-    ("c", 5, 0, "rwm"),  # tty
-    ("c", 5, 1, "rwm"),  # console
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +37,7 @@ class SpecInput:
     default_pids_limit: of containers that ask for none, 0 for no limit
     id_maps:       of the container's user namespace
     init_source:   the init program on the host, "" without --init
+    devices:       what the devices of CDI files add
     """
 
     cgroup_path: str
@@ -62,6 +54,7 @@ class SpecInput:
     default_pids_limit: int = 0
     cgroup_v2: bool = False
     id_maps: IdMaps = field(default_factory=IdMaps)
+    devices: Injection = field(default_factory=Injection)
 
 
 def build_spec(container: Container, given: SpecInput) -> dict[str, Any]:
@@ -78,6 +71,8 @@ def build_spec(container: Container, given: SpecInput) -> dict[str, Any]:
         "annotations": dict(host.annotations),
         "linux": _linux(container, given),
     }
+    if given.devices.hooks:
+        spec["hooks"] = given.devices.hooks
     if host.uts_mode != "host":
         spec["hostname"] = container.config.hostname
         if container.config.domainname:
@@ -98,6 +93,13 @@ def environment(container: Container) -> list[str]:
         else:
             merged.pop(name, None)
     return [f"{name}={value}" for name, value in merged.items()]
+
+
+def _with_variables(variables: list[str], more: list[str]) -> list[str]:
+    """Those of devices stand in the place of the container's own."""
+    merged = {item.partition("=")[0]: item for item in variables}
+    merged.update({item.partition("=")[0]: item for item in more})
+    return list(merged.values())
 
 
 def _user(name: str, groups: list[str]) -> dict[str, Any]:
@@ -132,9 +134,9 @@ def _process(container: Container, given: SpecInput) -> dict[str, Any]:
         command = [INIT_PATH, "--", *command]
     process: dict[str, Any] = {
         "terminal": config.tty,
-        "user": _user(config.user, host.group_add),
+        "user": _user(config.user, [*host.group_add, *map(str, given.devices.groups)]),
         "args": command,
-        "env": environment(container),
+        "env": _with_variables(environment(container), given.devices.environment),
         "cwd": config.working_dir or "/",
         "capabilities": _capability_sets(given.capabilities),
         "noNewPrivileges": given.security.no_new_privileges,
@@ -242,7 +244,15 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
     def ours(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [mount for mount in mounts if mount["destination"] not in taken]
 
-    return [*ours(system), *given.mounts, *ours(files)]
+    # a device's own mounts stand in the place of ours, the user's above both
+    covered = {mount["destination"].rstrip("/") or "/" for mount in given.devices.mounts}
+    below = [mount for mount in system if mount["destination"] not in covered]
+    below = sorted([*below, *given.devices.mounts], key=_depth) if covered else below
+    return [*ours(below), *given.mounts, *ours(files)]
+
+
+def _depth(mount: dict[str, Any]) -> int:
+    return str(mount["destination"]).strip("/").count("/")
 
 
 def _shm(container: Container, given: SpecInput) -> dict[str, Any]:
@@ -280,113 +290,12 @@ def _namespaces(container: Container, given: SpecInput) -> list[dict[str, str]]:
     return spaces
 
 
-def _device_node(path_on_host: str, path_in_container: str) -> tuple[dict[str, Any], os.stat_result] | None:
-    status = os.stat(path_on_host)
-    if stat.S_ISCHR(status.st_mode):
-        kind = "c"
-    elif stat.S_ISBLK(status.st_mode):
-        kind = "b"
-    else:
-        return None
-    node = {
-        "path": path_in_container,
-        "type": kind,
-        "major": os.major(status.st_rdev),
-        "minor": os.minor(status.st_rdev),
-        "fileMode": stat.S_IMODE(status.st_mode),
-        "uid": status.st_uid,
-        "gid": status.st_gid,
-    }
-    return node, status
-
-
-def _allow(node: dict[str, Any], access: str) -> dict[str, Any]:
-    return {"allow": True, "type": node["type"], "major": node["major"], "minor": node["minor"], "access": access}
-
-
-def _mapped_devices(mapping: DeviceMapping) -> list[dict[str, Any]]:
-    """The device nodes of one ``--device``: one, or all below a directory."""
-    source = os.path.realpath(mapping.path_on_host)
-    target = mapping.path_in_container or mapping.path_on_host
-    try:
-        if os.path.isdir(source):
-            return _devices_below(source, target)
-        found = _device_node(source, target)
-    except OSError as error:
-        raise InvalidParameter(
-            f'error gathering device information while adding custom device "{mapping.path_on_host}": '
-            f"{(error.strerror or '').lower()}"
-        ) from error
-    if found is None:
-        raise InvalidParameter(
-            f'error gathering device information while adding custom device "{mapping.path_on_host}": not a device node'
-        )
-    return [found[0]]
-
-
-def _devices_below(source: str, target: str) -> list[dict[str, Any]]:
-    """The devices in a directory, whatever lies above them; os.walk would recurse as deep as the tree is."""
-    nodes = []
-    pending = [""]
-    while pending:
-        relative = pending.pop()
-        for entry in _listed(f"{source}{relative}"):
-            inside = f"{relative}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                if inside not in ("/pts", "/shm", "/mqueue", "/fd"):
-                    pending.append(inside)
-                continue
-            place = os.path.normpath(f"{target}{inside}")
-            if place == "/dev/console" or entry.is_symlink():
-                continue
-            try:
-                found = _device_node(entry.path, place)
-            except OSError:
-                continue  # the node went away between listing and looking
-            if found:
-                nodes.append(found[0])
-    return nodes
-
-
-def _listed(directory: str) -> list[os.DirEntry[str]]:
-    """Nothing for one that has gone, or whose path is too long."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return []
-
-
-def _devices(host: HostConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(nodes to make, rules of the device cgroup)."""
-    nodes: list[dict[str, Any]] = []
-    if host.privileged:
-        nodes.extend(_devices_below("/dev", "/dev"))
-        rules: list[dict[str, Any]] = [{"allow": True, "access": "rwm"}]
-    else:
-        rules = [{"allow": False, "access": "rwm"}]
-        for kind, major, minor, access in _DEFAULT_DEVICE_RULES:
-            rules.append({"allow": True, "type": kind, "major": major, "minor": minor, "access": access})
-    for mapping in host.devices:
-        mapped = _mapped_devices(mapping)
-        taken = {node["path"] for node in mapped}
-        nodes = [node for node in nodes if node["path"] not in taken] + mapped
-        rules.extend(_allow(node, mapping.cgroup_permissions or "rwm") for node in mapped)
-    for text in host.device_cgroup_rules:
-        kind, numbers, access = text.split(" ")
-        major_text, minor_text = numbers.split(":")
-        rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
-        if major_text != "*":
-            rule["major"] = int(major_text)
-        if minor_text != "*":
-            rule["minor"] = int(minor_text)
-        rules.append(rule)
-    return nodes, rules
-
-
 def _linux(container: Container, given: SpecInput) -> dict[str, Any]:
     host = container.host_config
-    nodes, rules = _devices(host)
+    nodes, rules = device_nodes(host)
+    taken = {node["path"] for node in given.devices.nodes}
+    nodes = [node for node in nodes if node["path"] not in taken] + given.devices.nodes
+    rules += given.devices.rules
     linux: dict[str, Any] = {
         "cgroupsPath": given.cgroup_path,
         "namespaces": _namespaces(container, given),
@@ -395,6 +304,10 @@ def _linux(container: Container, given: SpecInput) -> dict[str, Any]:
         "sysctl": _sysctls(host, own_ids=bool(given.id_maps)),
         "rootfsPropagation": "rprivate",
     }
+    if given.devices.rdt:
+        linux["intelRdt"] = given.devices.rdt
+    if given.devices.interfaces:
+        linux["netDevices"] = given.devices.interfaces
     if container.mount_label:
         linux["mountLabel"] = container.mount_label
     if given.id_maps:

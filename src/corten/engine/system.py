@@ -13,11 +13,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from corten import __version__
+from corten.cdi.catalogue import Found
 from corten.cgroup.hierarchy import Hierarchies
 from corten.dockerapi.registry_auth import HUB_SERVER
 from corten.dockerapi.timestamps import format_ns
 from corten.dockerapi.version import API_VERSION, MIN_API_VERSION
 from corten.engine import self_check
+from corten.engine.devices import CDI
 from corten.engine.host_support import ARCHITECTURES, LimitSupport, filesystem_of, os_release, overlay_status, read_text
 from corten.engine.runtimes import OWN_PATH
 from corten.engine.streams import run_blocking
@@ -44,6 +46,14 @@ _NO_CGROUPS = (
     "To enable cgroups in rootless-mode, you need to boot the system in cgroup v2 mode.",
 )
 _NO_COMMIT = {"ID": "", "Expected": ""}
+
+
+def _flaws(found: Found) -> list[str]:
+    return [
+        f"WARNING: CDI: Error associated with spec file {path}: {problem}"
+        for path, problems in found.problems.items()
+        for problem in problems
+    ]
 
 
 class System:
@@ -144,6 +154,7 @@ class System:
         hierarchies = Hierarchies.read()
         limits = LimitSupport.read(hierarchies)
         release = os_release()
+        devices = self._engine.devices.look()
         return {
             "DriverStatus": self._driver_status(),
             "MemoryLimit": limits.memory,
@@ -168,9 +179,15 @@ class System:
             "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "Name": socket.gethostname(),
             "SecurityOptions": self._security_options(cgroup_v2=hierarchies.is_v2),
-            "CDISpecDirs": [],
+            "CDISpecDirs": list(self._engine.devices.directories),
+            "DiscoveredDevices": [{"Source": CDI, "ID": name} for name in devices.devices],
             **({"FirewallBackend": {"Driver": "nftables"}} if config.iptables else {}),
-            "Warnings": [*(limits.missing if self._engine.facts.cgroups else _NO_CGROUPS), *self._warnings()] or None,
+            "Warnings": [
+                *(limits.missing if self._engine.facts.cgroups else _NO_CGROUPS),
+                *self._warnings(),
+                *_flaws(devices),
+            ]
+            or None,
         }
 
     def _security_options(self, *, cgroup_v2: bool) -> list[str]:

@@ -133,6 +133,11 @@ def _server_info(info: Document) -> list[str]:
     lines.append(" Plugins:")
     for kind in ("Volume", "Network", "Log"):
         lines.append(f"  {kind}: {' '.join(plugins.get(kind) or ())}".rstrip())
+    if info.get("CDISpecDirs"):
+        lines += [" CDI spec directories:", *(f"  {directory}" for directory in info["CDISpecDirs"])]
+    if info.get("DiscoveredDevices"):
+        lines.append(" Discovered Devices:")
+        lines += [f"  {device['Source']}: {device['ID']}" for device in info["DiscoveredDevices"]]
     if info.get("Runtimes"):
         lines.append(f" Runtimes: {' '.join(sorted(info['Runtimes']))}")
         _section(lines, "Default Runtime", info.get("DefaultRuntime"))

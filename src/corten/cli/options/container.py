@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from corten.cli.options import devices, environment, mounts, network
+from corten.dockerapi.device_names import is_qualified
 from corten.errors import InvalidParameter
 
 TYPE_CHECKING = False
@@ -245,11 +246,14 @@ def document_of(options: Options, image: str, command: list[str]) -> Document:
     security, unconfined_paths = _security(options.many("security-opt"))
     document["Volumes"] = anonymous
     document["ExposedPorts"] = network.exposed_ports(options.many("expose"), published)
+    named = [text for text in options.many("device") if is_qualified(text)]
+    if named:
+        host["DeviceRequests"] = [*host.get("DeviceRequests", ()), {"Driver": "cdi", "DeviceIDs": named}]
     host |= {
         "Binds": binds,
         "Tmpfs": mounts.tmpfs_map(options.many("tmpfs")),
         "PortBindings": published,
-        "Devices": [devices.device(text) for text in options.many("device")],
+        "Devices": [devices.device(text) for text in options.many("device") if not is_qualified(text)],
         "Ulimits": list({limit["Name"]: limit for limit in options.many("ulimit")}.values()),
         "Sysctls": environment.as_map(options.many("sysctl")),
         "Annotations": environment.as_map(options.many("annotation")),

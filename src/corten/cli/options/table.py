@@ -87,7 +87,7 @@ ISOLATION = (
     text("cgroup-parent", "", "Cgroup to make the container's in"),
     many("sysctl", "", "Kernel parameter of the container's namespaces (KEY=VALUE)", _read_pair, metavar="map"),
     many("ulimit", "", "Resource limit of processes: NAME=SOFT[:HARD]", devices.read_ulimit, metavar="ulimit"),
-    many("device", "", "Device of the host: HOST[:CONTAINER][:rwm]"),
+    many("device", "", "Device of the host: HOST[:CONTAINER][:rwm], or CDI device: VENDOR/CLASS=NAME"),
     many("device-cgroup-rule", "", "Rule of the device cgroup: 'TYPE MAJOR:MINOR MODE'", devices.read_cgroup_rule),
     many("gpus", "", "Graphics processors: all, a number, or device=…", devices.read_gpus, metavar="gpu-request"),
     integer("oom-score-adj", "", "oom_score_adj of the program (-1000 to 1000)"),
