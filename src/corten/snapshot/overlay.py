@@ -23,6 +23,7 @@ from corten.errors import NotFound
 from corten.linux import files, paths, user_namespace
 from corten.linux import mount as mounting
 from corten.linux import overlay as kernel
+from corten.linux.inode_flags import spread_subdirectories
 from corten.snapshot import changes, init_layer
 from corten.snapshot.api import Change, RootfsMount
 from corten.snapshot.disk_limits import DiskLimits
@@ -43,6 +44,7 @@ class OverlaySnapshotter:
         self._root = data_root / self.name
         (self._root / "l").mkdir(parents=True, exist_ok=True, mode=0o710)
         self._root.chmod(0o710)
+        spread_subdirectories(self._root)
         self.moving: set[str] = set()
         self._limits = DiskLimits(self._root)
 
