@@ -22,7 +22,7 @@ from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
-from corten.buildkit.listing import Listing
+from corten.buildkit.listing import Entry, Listing
 from corten.buildkit.narrow import NarrowContext
 from corten.buildkit.proto.fsutil_pb2 import Packet, Stat
 from corten.buildkit.remembered import Remembered
@@ -181,6 +181,39 @@ def test_unchanged_files_are_not_sent_again(tmp_path: Path) -> None:
     run(work)
 
 
+def test_what_is_listed_again_is_not_read_again(tmp_path: Path) -> None:
+    known = Remembered()
+    nodes = []
+
+    async def work() -> None:
+        for listed in (LISTED, [*LISTED[:2], stat("d/b", 0o644, b"new", mtime=HOUR_AGO + 1)]):
+            async with client(Sender(listed).handlers) as (session, _), opened(session, tmp_path, known) as context:
+                nodes.append([context.node(path) for path in ("a", "d", "d/b")])
+
+    run(work)
+    assert all(node is not None for node in nodes[0])
+    assert [one is other for one, other in zip(*nodes, strict=True)] == [True, True, False]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corten.buildkit.remembered.MAX_ENTRIES", 8)
+    remembered = Remembered()
+    first = remembered.directory("key", "first")
+    entry = Entry(stat("a"))
+    for number in range(20):
+        first.put(b"%d" % number, entry)
+        assert len(first) <= 8
+    assert first.get(b"19") is entry
+    assert first.get(b"0") is None
+    first.put(b"x" * 1000, entry)
+    assert first.get(b"x" * 1000) is None
+    second = remembered.directory("key", "second")
+    for number in range(6):
+        second.put(b"%d" % number, entry)
+    assert remembered.directory("key", "second") is second
+    assert remembered.directory("key", "first") is not first  # it had gone for the other one's sake
+
+
 def test_a_remembered_content_that_is_another_one_now(tmp_path: Path) -> None:
     """The file's time was put back: what was said of it must not stand."""
     known = Remembered()
@@ -323,13 +356,13 @@ def test_listings_that_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_attributes_count_as_names_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corten.buildkit.listing.MAX_NAMES", 100_000)
+    monkeypatch.setattr("corten.buildkit.listing.MAX_NAMES", 150_000)
     listing = Listing()
     stats = [Stat(path=b"%09d" % number, mode=0o644, xattrs={"user.a": bytes(60_000)}) for number in range(3)]
-    listing.take(stats[0])
-    listing.take(stats[1])
+    listing.take(Entry(stats[0]))
+    listing.take(Entry(stats[1]))
     with pytest.raises(InvalidParameter, match="too many files"):
-        listing.take(stats[2])
+        listing.take(Entry(stats[2]))
 
 
 def test_an_endless_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,20 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, Event, PingAckReceived, ResponseReceived, StreamReset, TrailersReceived
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    PingAckReceived,
+    ResponseReceived,
+    StreamReset,
+    TrailersReceived,
+)
 
 from corten.errors import NotFound
 from corten.grpc import metadata, status
 from corten.grpc.client import Channel
-from corten.grpc.frames import PREFACE, FrameCutter, window_update
+from corten.grpc.frames import PREFACE, Frame, FrameCutter, Run, window_update
 from corten.grpc.framing import MessageReader, prefix
 from corten.grpc.link import DEFAULT_LIMITS, Limits
 from corten.grpc.server import Handler, ServerCall, ServerLink, serve, unary
@@ -641,9 +649,74 @@ def test_frames_cut_anywhere(step: int) -> None:
         (frame.kind, frame.flags, frame.stream, bytes(frame.payload))
         for at in range(0, len(stream), step)
         for frame in cutter.feed(stream[at : at + step])
-        if frame.kind >= 0
+        if isinstance(frame, Frame) and frame.kind >= 0
     ]
     assert found == [(8, 0, 5, b"\0\0\3\xe8"), (0, 1, 7, b"abc"), (4, 1, 0, b"")]
+
+
+def in_frames(stream: int, *contents: bytes) -> bytes:
+    """DATA, one frame each."""
+    return b"".join(len(data).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + data for data in contents)
+
+
+@pytest.mark.parametrize("step", [1, 20, 10_000])
+def test_small_messages_are_cut_out_together(step: int) -> None:
+    def framed(message: bytes) -> bytes:
+        return prefix(len(message)) + message
+
+    stream = in_frames(5, framed(b"a"), framed(b""), framed(b"bc" * 10))
+    stream += in_frames(7, framed(b"d"), framed(b"e")) + in_frames(7, b"\1\0\0\0\1z", framed(bytes(101)))
+    cutter = FrameCutter(0, 200)
+    found: list[tuple[int, bytes]] = []
+    runs = []
+    for at in range(0, len(stream), step):
+        for piece in cutter.feed(stream[at : at + step]):
+            if isinstance(piece, Run):
+                runs.append((piece.stream, piece.messages))
+                assert piece.size == sum(len(frame.payload) for frame in piece.frames())
+            frames = piece.frames() if isinstance(piece, Run) else [piece]
+            found += [(frame.stream, bytes(frame.payload)) for frame in frames]
+    payloads = [*map(framed, (b"a", b"", b"bc" * 10, b"d", b"e")), b"\1\0\0\0\1z", framed(bytes(101))]
+    assert found == list(zip([5] * 3 + [7] * 4, payloads, strict=True))
+    if step == 10_000:
+        assert runs == [(5, [b"a", b"", b"bc" * 10]), (7, [b"d", b"e"])]
+    with pytest.raises(ValueError, match="201"):
+        list(cutter.feed(in_frames(5, framed(bytes(196)), framed(bytes(196)))))
+
+
+def test_data_that_look_like_messages_within_one() -> None:
+    inner = [prefix(3) + b"abc"] * 100
+
+    def work(peer: Peer) -> None:
+        stream = peer.request("/t.T/Count")
+        peer.sock.sendall(in_frames(stream, prefix(800), *inner, *inner))
+        peer.h2.end_stream(stream)
+        peer.flush()
+        answer = peer.until(DataReceived)
+        assert isinstance(answer, DataReceived)
+        assert answer.data == prefix(4) + b"1100"  # one message of 800 bytes, 100 of 3
+
+    misbehaving(work)
+
+
+def test_small_messages_that_cannot_be_taken() -> None:
+    async def never(call: ServerCall) -> None:
+        await asyncio.Event().wait()
+
+    def too_large(peer: Peer) -> None:
+        stream = peer.request("/t.T/Count")
+        peer.sock.sendall(in_frames(stream, prefix(1) + b"a", prefix(101) + bytes(101)))
+        assert _headers(peer.until(ResponseReceived))["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value)
+
+    def too_many(peer: Peer) -> None:
+        stream = peer.request("/t.T/Never")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                peer.sock.sendall(in_frames(stream, *[prefix(1000) + bytes(1000)] * 10))
+            assert isinstance(peer.until(ConnectionTerminated), ConnectionTerminated)
+
+    misbehaving(too_large, Limits(message_bytes=100))
+    misbehaving(too_many, Limits(stream_window=65536), {"/t.T/Never": never})
 
 
 def test_a_peer_that_says_goodbye_ends_our_calls() -> None:

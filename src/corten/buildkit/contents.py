@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from corten.build.tree import CHUNK, Node
+from corten.build.tree import CHUNK
+from corten.buildkit.remembered import remember
 from corten.errors import Conflict, CortenError, InvalidParameter, SystemFailure, Unavailable
 
 if TYPE_CHECKING:
     from corten.buildkit.filesync import FileSync
+    from corten.buildkit.listing import Entry
     from corten.buildkit.sessions import Session
 
 _AHEAD_FILES = 512
@@ -30,36 +32,23 @@ threads = ThreadPoolExecutor(4, thread_name_prefix="corten-files")
 class Content:
     """Of one file, which may have several names.
 
-    number: by which it is asked for; index: its place among the contents; key: of ``Remembered``
+    number: by which it is asked for; index: its place among the contents; entry: as it was listed
     digest: of what has come, or of what came in an earlier build
     is_here: all of it lies in the spool, from ``place`` on
     """
 
-    __slots__ = (
-        "digest",
-        "hasher",
-        "index",
-        "is_asked_for",
-        "is_here",
-        "key",
-        "node",
-        "number",
-        "path",
-        "place",
-        "received",
-    )
+    __slots__ = ("digest", "entry", "hasher", "index", "is_asked_for", "is_here", "number", "place", "received", "size")
 
-    def __init__(self, number: int, index: int, path: str, node: Node, key: bytes) -> None:
+    def __init__(self, number: int, index: int, entry: Entry) -> None:
         self.number = number
         self.index = index
-        self.path = path
-        self.node = node
-        self.key = key
-        self.digest: bytes | None = None if node.size else EMPTY
+        self.entry = entry
+        self.size = entry.node.size
+        self.digest = entry.digest if self.size else EMPTY
         self.hasher: Any = None
         self.place = 0
         self.received = 0
-        self.is_here = not node.size
+        self.is_here = not self.size
         self.is_asked_for = False
 
 
@@ -73,7 +62,6 @@ class Contents:
 
     def __init__(self, session: Session, sync: FileSync, spool: int) -> None:
         self._session = session
-        self._known = session.remembered
         self._sync = sync
         self._spool = spool
         self._end = 0
@@ -89,8 +77,8 @@ class Contents:
         self.transferred = 0
         self._reported = 0.0
 
-    def add(self, number: int, path: str, node: Node, key: bytes) -> Content:
-        content = Content(number, len(self._all), path, node, key)
+    def add(self, number: int, entry: Entry) -> Content:
+        content = Content(number, len(self._all), entry)
         self._all.append(content)
         return content
 
@@ -131,7 +119,7 @@ class Contents:
             return  # what was under way when nobody wanted it any more
         for content in await self._session.loop.run_in_executor(threads, self._write, batch):
             if self._asked.pop(content.number, None) is not None:
-                self._asked_bytes -= content.node.size
+                self._asked_bytes -= content.size
         self.transferred += sum(len(data) for _, data in batch)
         self._tell()
         if len(self._asked) < _AHEAD_FILES // 2:
@@ -152,7 +140,7 @@ class Contents:
                 self._complete(content)
                 ended.append(content)
                 continue
-            if content.received + len(data) > content.node.size:
+            if content.received + len(data) > content.size:
                 raise _changed(content)
             content.hasher.update(data)
             place = content.place + content.received
@@ -165,15 +153,15 @@ class Contents:
         return ended
 
     def _complete(self, content: Content) -> None:
-        if content.received != content.node.size:
+        if content.received != content.size:
             raise _changed(content)
         digest = content.hasher.digest()
         if content.digest not in (None, digest):
-            self._known.forget(content.key)
+            content.entry.digest = None
             raise _changed(content)
         content.digest = digest
         content.is_here = True
-        self._known.put(content.key, digest, content.node.mtime_ns)
+        remember(content.entry, digest)
 
     # -- what is needed -----------------------------------------------------------------------------------------------
 
@@ -186,7 +174,7 @@ class Contents:
             content = self._all[place]
             is_needed = not content.is_here and (self._needs_bytes or self._remembered(content) is None)
             if is_needed and not content.is_asked_for:
-                if self._asked and self._asked_bytes + content.node.size > _AHEAD_BYTES:
+                if self._asked and self._asked_bytes + content.size > _AHEAD_BYTES:
                     break
                 self._prepare(content)
                 numbers.append(content.number)
@@ -199,9 +187,9 @@ class Contents:
         content.is_asked_for = True
         content.hasher = hashlib.sha256()
         content.place = self._end
-        self._end += content.node.size
+        self._end += content.size
         self._asked[content.number] = content
-        self._asked_bytes += content.node.size
+        self._asked_bytes += content.size
 
     async def _more(self, content: Content, offset: int, *, needs_bytes: bool) -> None:
         """Wait until all of a content is here, or bytes beyond an offset.
@@ -222,23 +210,24 @@ class Contents:
         await self._sync.ask([content.number])
         await self._ask(content.index + 1)
 
-    def _remembered(self, content: Content) -> bytes | None:
-        if content.digest is None and content.key:
-            content.digest = self._known.get(content.key)
+    @staticmethod
+    def _remembered(content: Content) -> bytes | None:
+        if content.digest is None:
+            content.digest = content.entry.digest  # another build may have had it meanwhile
         return content.digest
 
     def digest(self, content: Content) -> bytes:
         """SHA-256, from memory or from what comes."""
         self._position = content.index
         if self._remembered(content) is None:
-            self._session.wait_for(self._more(content, content.node.size, needs_bytes=False))
+            self._session.wait_for(self._more(content, content.size, needs_bytes=False))
         assert content.digest is not None
         return content.digest
 
     def chunks(self, content: Content) -> Iterator[bytes]:
         """As they come; the last one when the whole is what it should be."""
         self._position = content.index
-        offset, size = 0, content.node.size
+        offset, size = 0, content.size
         while offset < size:
             if not content.is_here and content.received <= offset:
                 self._session.wait_for(self._more(content, offset, needs_bytes=True))
@@ -251,4 +240,6 @@ class Contents:
 
 
 def _changed(content: Content) -> Conflict:
-    return Conflict(f"{content.path} was changed or cannot be read: the client sends something else than it has listed")
+    return Conflict(
+        f"{content.entry.path} was changed or cannot be read: the client sends something else than it has listed"
+    )

@@ -1,7 +1,7 @@
 """A client's directory as a build's context: listed at once, contents come when somebody needs them.
 
-Contents of unchanged files are known from earlier builds (``remembered.py``), so that a build whose steps are all
-cached transfers a listing and nothing else.
+What is listed as it was in an earlier build is known (``remembered.py``), contents too, so that a build whose steps are
+all cached transfers a listing and nothing else.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from corten.build.small_files import read
 from corten.build.tree import Node
 from corten.build.workshop import Cancelled
 from corten.buildkit.contents import Content, Contents, threads
-from corten.buildkit.filesync import FileSync, Wanted
-from corten.buildkit.listing import Listing, can_be_asked_for
-from corten.buildkit.remembered import key_of
+from corten.buildkit.filesync import FileSync, Wanted, stat_of
+from corten.buildkit.listing import Entry, Listing
 from corten.errors import InvalidParameter, Unavailable
 
 if TYPE_CHECKING:
-    from corten.buildkit.proto.fsutil_pb2 import Stat
     from corten.buildkit.sessions import Session
 
 _FAREWELL_S = 10.0
@@ -37,8 +35,8 @@ class SessionContext(Context):
         super().__init__(scratch)
         self._session = session
         self._sync = sync
-        self._directory = (session.shared_key, wanted.name)
-        self._listing: Listing | None = Listing()
+        self._known = session.remembered.directory(session.shared_key, wanted.name)
+        self._listing = Listing()
         self._entries = 0
         self._files: dict[str, Content] = {}
         self._contents = Contents(session, sync, self._spool)
@@ -66,24 +64,32 @@ class SessionContext(Context):
             Context.close(context)
             await sync.give_up(str(error))
             raise
-        context._listing = None
         context._receiving = session.loop.create_task(context._contents.run(), name=f"files {wanted.name[:40]}")
         return context
 
-    def _take(self, stat: Stat) -> None:
-        assert self._listing is not None
-        path, node, first = self._listing.take(stat)
+    def _take(self, packet: bytes) -> bool:
+        """One more packet of the listing; whether others follow."""
+        entry = self._known.get(packet)
+        if entry is None:
+            stat = stat_of(packet)
+            if stat is None:
+                return False
+            entry = Entry(stat)
+            self._known.put(packet, entry)
+        self._listing.take(entry)
         number = self._entries
         self._entries += 1
-        if first:
-            original = self._files.get(first)
+        path, node = entry.path, entry.node
+        if entry.first:
+            original = self._files.get(entry.first)
             if original is None:
                 raise InvalidParameter(f"the client's listing is invalid: {path[:200]!r} is a link to nothing")
             self._files[path] = original
-            node = original.node
-        elif can_be_asked_for(stat.mode):
-            self._files[path] = self._contents.add(number, path, node, key_of(self._directory, path, node))
+            node = original.entry.node
+        elif entry.can_be_asked_for:
+            self._files[path] = self._contents.add(number, entry)
         self.add(path, node)
+        return True
 
     def interrupt(self) -> None:
         """Whoever waits for contents, or comes to wait, gets Cancelled.  From any thread."""

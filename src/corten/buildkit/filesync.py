@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ _ENCODED = "-encoded"
 _MAX_ERROR = 2048
 _FAREWELL_S = 1.0
 _BATCH = 4 << 20
+_TURN = 500  # entries of a listing before others get their turn
+_FIN = Packet(type=Packet.PACKET_FIN).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +74,31 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and text == text.strip()
 
 
+def _opened(message: bytes) -> Packet:
+    """Errors: InvalidParameter: what the client says instead, bytes that are no packet."""
+    try:
+        packet = parsed(Packet, message)
+    except GrpcError as error:
+        raise error.as_kind("files of the client") from None
+    if packet.type == Packet.PACKET_ERR:
+        raise InvalidParameter(f"files of the client: {packet.data[:_MAX_ERROR].decode(errors='replace')}")
+    return packet
+
+
+def stat_of(message: bytes) -> Stat | None:
+    """What a packet of a listing tells of; None for the last one.  Errors: InvalidParameter."""
+    packet = _opened(message)
+    if packet.type != Packet.PACKET_STAT:
+        raise InvalidParameter("the client sends contents that nobody has asked for")
+    return packet.stat if packet.HasField("stat") else None
+
+
 class FileSync:
     """One call.  Used on the loop; first ``listing``, then ``receive`` in a task and ``ask`` beside it."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._ahead: deque[bytes] = deque()  # packets that have come
 
     @classmethod
     async def open(cls, session: Session, wanted: Wanted) -> FileSync:
@@ -86,51 +109,49 @@ class FileSync:
         except GrpcError as error:
             raise error.as_kind(f"files of the client ({wanted.name})") from None
 
-    async def listing(self, take: Callable[[Stat], None]) -> None:
-        """Give every entry to ``take``.
+    async def listing(self, take: Callable[[bytes], bool]) -> None:
+        """Give every packet to ``take``, which reads it by ``stat_of``, until it says that there are no more.
 
-        Errors: those of ``take``; InvalidParameter, NotFound (no such directory), Unavailable.
+        Errors: those of ``take``; NotFound (no such directory), Unavailable.
         """
         while True:
-            packet = await self._next()
-            if packet.type != Packet.PACKET_STAT:
-                raise InvalidParameter("the client sends contents that nobody has asked for")
-            if not packet.HasField("stat"):
-                return
-            take(packet.stat)
+            await self._come()
+            for _ in range(min(len(self._ahead), _TURN)):
+                if not take(self._ahead.popleft()):
+                    return
+            await asyncio.sleep(0)
 
     async def receive(self, take: Callable[[list[tuple[int, bytes]]], Awaitable[None]]) -> None:
         """Give (number, data) to ``take`` in batches, data being empty at a file's end, until the call is over.
 
-        Errors: as ``listing``; those of ``take``.
+        Errors: as ``listing``; those of ``take``; InvalidParameter.
         """
         while True:
+            await self._come()
             batch = []
             size = 0
-            packet = await self._next()
-            while True:
+            while self._ahead and size < _BATCH:
+                packet = _opened(self._ahead.popleft())
                 if packet.type == Packet.PACKET_FIN:
                     return
                 if packet.type != Packet.PACKET_DATA:
                     raise InvalidParameter("the client sends something else than contents after its listing")
                 batch.append((packet.ID, packet.data))
                 size += len(packet.data)
-                if size >= _BATCH or not self._call.has_message:
-                    break
-                packet = await self._next()
             await take(batch)
 
-    async def _next(self) -> Packet:
+    async def _come(self) -> None:
+        """Wait until a packet is there."""
+        if self._ahead:
+            return
         try:
-            message = await self._call.receive()
-            packet = Packet(type=Packet.PACKET_FIN) if message is None else parsed(Packet, message)
+            first = await self._call.receive()
         except GrpcError as error:
             if error.code == Code.NOT_FOUND:
                 raise NotFound(f"files of the client: {error.message}") from None
             raise error.as_kind("files of the client") from None
-        if packet.type == Packet.PACKET_ERR:
-            raise InvalidParameter(f"files of the client: {packet.data[:_MAX_ERROR].decode(errors='replace')}")
-        return packet
+        self._ahead.append(_FIN if first is None else first)
+        self._ahead.extend(self._call.receive_rest())
 
     async def ask(self, numbers: Iterable[int]) -> None:
         """Ask for contents, of each number once.  Errors: Unavailable."""
@@ -143,7 +164,7 @@ class FileSync:
     async def finish(self) -> None:
         """Nothing more is wanted; ``receive`` ends soon.  Nothing is raised: what was wanted is here."""
         with contextlib.suppress(GrpcError):
-            await self._call.send(Packet(type=Packet.PACKET_FIN).SerializeToString())
+            await self._call.send(_FIN)
             await self._call.half_close()
 
     async def give_up(self, reason: str) -> None:

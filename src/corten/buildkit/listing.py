@@ -20,6 +20,7 @@ _MAX_XATTR_NAME = 255  # XATTR_NAME_MAX, XATTR_SIZE_MAX of the kernel
 _MAX_XATTR = 64 << 10
 _MAX_SIZE = 1 << 50
 _MAX_DEVICE = 1 << 20
+_NO_DEVICE = (0, 0)
 _SHOWN = 200
 
 # os.FileMode
@@ -41,6 +42,7 @@ _KINDS = {
     NAMED_PIPE: header.FIFO,
 }
 _SPECIAL = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # set-user-id, set-group-id, sticky
+_ANY_SPECIAL = sum(_SPECIAL)
 _UNCLEAN = re.compile(rb"(?:\A|/)(?:\.{0,2})(?:/|\Z)|\0")
 # attributes that mean something in an image; others belong to the client's machine
 _KEPT = ("security.capability", "user.")
@@ -58,62 +60,87 @@ def can_be_asked_for(mode: int) -> bool:
     return not mode & _TYPE
 
 
+class Entry:
+    """One file, directory, link or device as a client lists it, proven as far as that can be done without the others.
+
+    first: for a further name of a file the path of its first one, else ""
+    can_be_asked_for: whether the sender gives its number a content; digest: of that, when an earlier build had it
+    parent, name: its path; weight: bytes of all names
+    """
+
+    __slots__ = ("can_be_asked_for", "digest", "first", "name", "node", "parent", "path", "weight")
+
+    def __init__(self, stat: Stat) -> None:
+        """Errors: InvalidParameter."""
+        path: bytes = stat.path
+        if len(path) > _MAX_PATH or _UNCLEAN.search(path):
+            raise _wrong(path, "is no path below the directory")
+        mode, size, linkname = stat.mode, stat.size, stat.linkname
+        kind = _KINDS.get(mode & _TYPE)
+        if kind is None:
+            raise _wrong(path, f"is of no known kind (mode {mode:#o})")
+        if not 0 <= size <= _MAX_SIZE:
+            raise _wrong(path, f"has a size of {size}")
+        link = _link(path, linkname) if linkname else ""
+        if kind == header.SYMLINK and not link:
+            raise _wrong(path, "is a link to nothing")
+        xattrs = _xattrs(path, stat)
+        self.node = Node(
+            kind=kind,
+            mode=(mode & PERMISSIONS) | (mode & _ANY_SPECIAL and _special(mode)),
+            mtime_ns=stat.modTime,
+            size=size if kind == header.REGULAR else 0,
+            link=link if kind == header.SYMLINK else "",
+            device=_device(path, kind, stat),
+            xattrs=xattrs,
+        )
+        self.path = os.fsdecode(path)
+        self.first = link if kind == header.REGULAR else ""
+        self.can_be_asked_for = can_be_asked_for(mode)
+        self.digest: bytes | None = None
+        self.parent, _, self.name = path.rpartition(b"/")
+        self.weight = len(path) + len(linkname)
+        if xattrs:
+            self.weight += sum(len(name) + len(value) for name, value in xattrs)
+
+
 class Listing:
-    """Takes entries in the order in which they come."""
+    """Entries in the order in which they come."""
 
     def __init__(self) -> None:
         self._open: list[tuple[bytes, bytes]] = [(b"", b"")]  # directories above the next entry, last name in each
         self._count = 0
         self._bytes = 0
 
-    def take(self, stat: Stat) -> tuple[str, Node, str]:
-        """(path, what is there, for a further name of a file: the path of its first one, else "").
-
-        Errors: InvalidParameter.
-        """
-        path = self._path(stat)
-        kind = _KINDS.get(stat.mode & _TYPE)
-        if kind is None:
-            raise _wrong(path, f"is of no known kind (mode {stat.mode:#o})")
-        if not 0 <= stat.size <= _MAX_SIZE:
-            raise _wrong(path, f"has a size of {stat.size}")
-        if kind in (header.BLOCK_DEVICE, header.CHARACTER) and not (
-            0 <= stat.devmajor < _MAX_DEVICE and 0 <= stat.devminor < _MAX_DEVICE
-        ):
-            raise _wrong(path, "is a device with impossible numbers")
-        link = _link(path, stat.linkname)
-        if kind == header.SYMLINK and not link:
-            raise _wrong(path, "is a link to nothing")
-        xattrs = _xattrs(path, stat)
-        self._bytes += sum(len(name) + len(value) for name, value in xattrs)
-        if kind == header.DIRECTORY:
-            self._open.append((path, b""))
-        node = Node(
-            kind=kind,
-            mode=(stat.mode & PERMISSIONS) | sum(mode for bit, mode in _SPECIAL.items() if stat.mode & bit),
-            mtime_ns=stat.modTime,
-            size=stat.size if kind == header.REGULAR else 0,
-            link=link if kind == header.SYMLINK else "",
-            device=(stat.devmajor, stat.devminor),
-            xattrs=xattrs,
-        )
-        return os.fsdecode(path), node, link if kind == header.REGULAR else ""
-
-    def _path(self, stat: Stat) -> bytes:
-        path: bytes = stat.path
+    def take(self, entry: Entry) -> None:
+        """Errors: InvalidParameter for one that cannot come now."""
         self._count += 1
-        self._bytes += len(path) + len(stat.linkname)
+        self._bytes += entry.weight
         if self._count > MAX_ENTRIES or self._bytes > MAX_NAMES:
             raise InvalidParameter(f"the client lists too many files: {self._count}, {self._bytes} bytes of names")
-        if len(path) > _MAX_PATH or _UNCLEAN.search(path):
-            raise _wrong(path, "is no path below the directory")
-        parent, _, name = path.rpartition(b"/")
-        while self._open and self._open[-1][0] != parent:
-            self._open.pop()
-        if not self._open or self._open[-1][1] >= name:
-            raise _wrong(path, "is listed out of order, twice, or without its directory")
-        self._open[-1] = (parent, name)
-        return path
+        parent, name = entry.parent, entry.name
+        above = self._open
+        while above and above[-1][0] != parent:
+            above.pop()
+        if not above or above[-1][1] >= name:
+            raise _wrong(os.fsencode(entry.path), "is listed out of order, twice, or without its directory")
+        above[-1] = (parent, name)
+        if entry.node.kind == header.DIRECTORY:
+            above.append((os.fsencode(entry.path), b""))
+
+
+def _special(mode: int) -> int:
+    return sum(bit for of_go, bit in _SPECIAL.items() if mode & of_go)
+
+
+def _device(path: bytes, kind: int, stat: Stat) -> tuple[int, int]:
+    if not stat.devmajor and not stat.devminor:
+        return _NO_DEVICE
+    if kind in (header.BLOCK_DEVICE, header.CHARACTER) and not (
+        0 <= stat.devmajor < _MAX_DEVICE and 0 <= stat.devminor < _MAX_DEVICE
+    ):
+        raise _wrong(path, "is a device with impossible numbers")
+    return stat.devmajor, stat.devminor
 
 
 def _link(path: bytes, link: bytes) -> str:

@@ -1,51 +1,69 @@
-"""What files of clients had in them, by what clients say of them: unchanged files need not be sent again."""
+"""What clients have listed, by the very bytes of it: what is listed again need not be understood again, and contents of
+unchanged files need not be sent again.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import threading
+import itertools
 import time
 
-from corten.build.tree import Node
+from corten.buildkit.listing import Entry
 
-_MAX = 131_072
+MAX_ENTRIES = 65_536  # some 600 bytes each
+_MAX_PACKET = 512
 _FRESH_NS = 2 * 10**9  # a file that was changed so short ago may change again within one tick of its clock
 
 
-class Remembered:
-    """SHA-256 of contents over all builds of a daemon.  Thread-safe.
+class Known:
+    """Entries of one directory by their packets, which tell a file's mode, size and time.
 
-    A key is made of the shared key and name of a directory, a path, and the file's mode, size and time; a client that
-    gives no shared key is told apart from nobody, so nothing of it is remembered.
+    Those used last go last.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[bytes, bytes] = {}
+        self._entries: dict[bytes, Entry] = {}
 
-    def get(self, key: bytes) -> bytes | None:
-        with self._lock:
-            found = self._known.pop(key, None)
-            if found is not None:
-                self._known[key] = found  # the last one used goes last
-            return found
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def put(self, key: bytes, digest: bytes, mtime_ns: int) -> None:
-        if not key or time.time_ns() - mtime_ns < _FRESH_NS:
+    def get(self, packet: bytes) -> Entry | None:
+        entry = self._entries.pop(packet, None)
+        if entry is not None:
+            self._entries[packet] = entry
+        return entry
+
+    def put(self, packet: bytes, entry: Entry) -> None:
+        if len(packet) > _MAX_PACKET:
             return
-        with self._lock:
-            self._known[key] = digest
-            if len(self._known) > _MAX:
-                del self._known[next(iter(self._known))]
-
-    def forget(self, key: bytes) -> None:
-        with self._lock:
-            self._known.pop(key, None)
+        if len(self._entries) >= MAX_ENTRIES:
+            for old in list(itertools.islice(self._entries, MAX_ENTRIES // 4 + 1)):
+                del self._entries[old]
+        self._entries[packet] = entry
 
 
-def key_of(directory: tuple[str, str], path: str, node: Node) -> bytes:
-    """directory: (shared key, name); b"" when nothing may be remembered"""
-    if not directory[0]:
-        return b""
-    text = "\0".join((*directory, path, str(node.mode), str(node.size), str(node.mtime_ns)))
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+class Remembered:
+    """Over all builds of a daemon.  Used on the loop."""
+
+    def __init__(self) -> None:
+        self._directories: dict[tuple[str, str], Known] = {}
+
+    def directory(self, shared_key: str, name: str) -> Known:
+        """What is known of a client's directory; what was used long ago is forgotten.
+
+        A client that gives no shared key is told apart from nobody, so nothing of it is remembered.
+        """
+        if not shared_key:
+            return Known()
+        known = self._directories.pop((shared_key, name), None) or Known()
+        self._directories[shared_key, name] = known
+        excess = sum(map(len, self._directories.values())) - MAX_ENTRIES
+        for key in list(self._directories)[:-1]:
+            if excess > 0:
+                excess -= len(self._directories.pop(key))
+        return known
+
+
+def remember(entry: Entry, digest: bytes) -> None:
+    """The SHA-256 of a file's content, for builds to come.  From any thread."""
+    if time.time_ns() - entry.node.mtime_ns >= _FRESH_NS:
+        entry.digest = digest

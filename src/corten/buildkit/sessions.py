@@ -63,7 +63,7 @@ class Session:
 
     What it serves is in modules of their own: secrets, agents, auth, context, filesend, content.
 
-    remembered: of files that clients have sent, over all sessions
+    remembered: of what clients have listed, over all sessions
     """
 
     def __init__(self, info: SessionInfo, channel: Channel, remembered: Remembered | None = None) -> None:

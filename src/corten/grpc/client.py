@@ -126,6 +126,10 @@ class Call:
                 raise error
         return message
 
+    def receive_rest(self) -> list[bytes]:
+        """Messages that ``receive`` would give without waiting, all of them."""
+        return self._stream.receive_rest()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (message := await self.receive()) is not None:
             yield message

@@ -28,7 +28,7 @@ class MessageReader:
     """
 
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
-        self._limit = limit
+        self.limit = limit
         self._buffer = bytearray()
         self._wanted = -1  # bytes of the message whose prefix has come
 
@@ -73,8 +73,8 @@ class MessageReader:
         if buffer[position]:
             raise GrpcError(Code.INTERNAL, "a compressed message without an encoding")
         length = int.from_bytes(buffer[position + 1 : position + PREFIX], "big")
-        if length > self._limit:
+        if length > self.limit:
             raise GrpcError(
-                Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit} bytes)"
+                Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self.limit} bytes)"
             )
         return length

@@ -40,6 +40,7 @@ from corten.grpc.frames import (
     PUSH_PROMISE,
     Frame,
     FrameCutter,
+    Run,
     window_update,
 )
 from corten.grpc.framing import MAX_MESSAGE
@@ -126,10 +127,11 @@ class Link(asyncio.Protocol):
         if self._broken is not None:
             return
         try:
-            for frame in self._cutter.feed(data):
-                if not self._take_data(frame):
-                    for event in self._h2.receive_data(bytes(frame.whole)):
-                        self._dispatch(event)
+            for found in self._cutter.feed(data):
+                if isinstance(found, Run):
+                    self._take_run(found)
+                else:
+                    self._take_frame(found)
                 if self._broken is not None:
                     return
         except (ProtocolError, ValueError, IndexError) as error:
@@ -230,6 +232,33 @@ class Link(asyncio.Protocol):
         if stream is not None:
             work(stream)
 
+    def _take_frame(self, frame: Frame) -> None:
+        if not self._take_data(frame):
+            for event in self._h2.receive_data(bytes(frame.whole)):
+                self._dispatch(event)
+
+    def _take_run(self, run: Run) -> None:
+        """Whole messages, unless they are data of a message that began before, or must be refused one by one."""
+        stream = self._streams.get(run.stream)
+        if self._is_within_headers or stream is None or not stream.takes_messages(run.messages):
+            for frame in run.frames():
+                self._take_frame(frame)
+                if self._broken is not None:
+                    return
+        elif self._is_allowed(stream, run.size):
+            stream.feed_messages(run.messages)
+            self._count_held(run.size)
+            stream.give_back()
+
+    def _is_allowed(self, stream: Stream, size: int) -> bool:
+        """Count data against the windows; the connection ends for too many."""
+        self._window -= size
+        self._owed += size
+        if stream.count(size) and self._window >= 0:
+            return True
+        self._break(GrpcError(Code.INTERNAL, "the other side sends more than its window"))
+        return False
+
     def _take_data(self, frame: Frame) -> bool:
         """Plain data of a call, past h2, which knows nothing of them or of the windows that they take."""
         if frame.kind != DATA:
@@ -239,14 +268,9 @@ class Link(asyncio.Protocol):
         stream = self._streams.get(frame.stream)
         if frame.flags or self._is_within_headers or stream is None or not stream.takes_data:
             return False
-        size = len(frame.payload)
-        self._window -= size
-        self._owed += size
-        if not stream.count(size) or self._window < 0:
-            self._break(GrpcError(Code.INTERNAL, "the other side sends more than its window"))
-            return True
-        self._feed(stream, frame.payload)
-        stream.give_back()
+        if self._is_allowed(stream, len(frame.payload)):
+            self._feed(stream, frame.payload)
+            stream.give_back()
         return True
 
     def _data(self, event: DataReceived) -> None:
@@ -264,7 +288,10 @@ class Link(asyncio.Protocol):
         except GrpcError as error:
             self.fail_stream(stream, error)
             return
-        self._uncounted += len(data)
+        self._count_held(len(data))
+
+    def _count_held(self, size: int) -> None:
+        self._uncounted += size
         if self._uncounted < _COUNTED_EVERY:
             return
         self._uncounted = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from corten.grpc.framing import MessageReader
@@ -61,9 +62,22 @@ class Stream:
             return
         found = self._reader.feed(data)
         if found:
-            self._messages.extend(found)
-            self._held += sum(map(len, found)) + _MESSAGE_COST * len(found)
-            self._tell()
+            self.feed_messages(found)
+
+    def takes_messages(self, messages: Sequence[bytes]) -> bool:
+        """Whether these can be taken as they are, past the reader."""
+        return (
+            self.takes_data
+            and self.error is None
+            and self.refused is None
+            and self._reader.is_between
+            and max(map(len, messages)) <= self._reader.limit
+        )
+
+    def feed_messages(self, messages: Sequence[bytes]) -> None:
+        self._messages.extend(messages)
+        self._held += sum(map(len, messages)) + _MESSAGE_COST * len(messages)
+        self._tell()
 
     def count(self, size: int) -> bool:
         """Data of this size have come; whether the other side was allowed to send them."""
@@ -143,6 +157,14 @@ class Stream:
         self.give_back()
         await self._pass_turn(len(message))
         return message
+
+    def receive_rest(self) -> list[bytes]:
+        """What has come and nobody has taken."""
+        found = list(self._messages)
+        self._messages.clear()
+        self._held = 0
+        self.give_back()
+        return found
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send bytes as the windows and the connection allow.  Errors: GrpcError when the stream broke."""
