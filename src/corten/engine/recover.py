@@ -196,7 +196,10 @@ class Recovery:
             container_id = snapshot_id.removesuffix("-init")
             if len(container_id) == 64 and container_id not in known and self._snapshotter.is_container(container_id):
                 logger.info("sweeping the file system of unknown container %s", container_id[:12])
-                self._snapshotter.remove(container_id)
+                try:
+                    self._snapshotter.remove(container_id)
+                except OSError as error:  # what lies about is no reason to serve nobody
+                    logger.warning("cannot remove the file system of container %s: %s", container_id[:12], error)
         self._sweep_directory(self._config.data_root / "containers", known)
 
     def _unmount_leftovers(self, running: set[str]) -> None:

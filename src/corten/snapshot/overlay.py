@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -29,9 +30,21 @@ from corten.snapshot.api import Change, RootfsMount
 from corten.snapshot.disk_limits import DiskLimits
 
 
+_SHORT = re.compile(r"[A-Z2-7]{26}\Z")
+
+
 def short_name() -> str:
     """26 letters and digits, as Docker's are."""
     return base64.b32encode(secrets.token_bytes(17)).decode()[:26]
+
+
+def read_short(directory: Path) -> str:
+    """A layer's short name; "" where its file is missing, or is empty or rubbish since the power failed."""
+    try:
+        short = files.read_text(directory / "link")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+    return short if _SHORT.match(short) else ""
 
 
 class OverlaySnapshotter:
@@ -72,11 +85,9 @@ class OverlaySnapshotter:
         """Short links of a parent and everything below it, nearest first."""
         if parent is None:
             return []
-        directory = self._root / parent
-        try:
-            short = files.read_text(directory / "link")
-        except FileNotFoundError:
-            raise NotFound(f"layer {parent} does not exist") from None
+        short = read_short(self._root / parent)
+        if not short:
+            raise NotFound(f"layer {parent} does not exist")
         lower = self._lower(parent)
         return [f"l/{short}", *lower]
 
@@ -125,15 +136,18 @@ class OverlaySnapshotter:
         (place / "committed").touch(mode=0o600)
 
     def discard(self, layer_id: str) -> None:
-        directory = self._root / layer_id
-        with contextlib.suppress(FileNotFoundError):
-            (self._root / "l" / (directory / "link").read_text()).unlink(missing_ok=True)
+        self._forget_short(layer_id)
         descriptor = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             paths.remove_tree(descriptor, layer_id)
         finally:
             os.close(descriptor)
         self.moving.discard(layer_id)
+
+    def _forget_short(self, layer_id: str) -> None:
+        short = read_short(self._root / layer_id)
+        if short:
+            (self._root / "l" / short).unlink(missing_ok=True)
 
     # -- repair -------------------------------------------------------------------------------------------------------
 
@@ -153,8 +167,8 @@ class OverlaySnapshotter:
 
     def _is_found(self, layer_id: str) -> bool:
         """Whether the short name in the layer's directory leads to the layer's files."""
-        short = (self._root / layer_id / "link").read_text()
-        return os.readlink(self._root / "l" / short) == self._target(layer_id)
+        short = read_short(self._root / layer_id)
+        return bool(short) and os.readlink(self._root / "l" / short) == self._target(layer_id)
 
     def _target(self, layer_id: str) -> str:
         """Where a layer's short name points."""
@@ -179,15 +193,13 @@ class OverlaySnapshotter:
             with contextlib.suppress(OSError):
                 if os.readlink(self._root / "l" / name) == target:
                     return name
-        with contextlib.suppress(OSError):
-            return (self._root / layer_id / "link").read_text()
-        return ""
+        return read_short(self._root / layer_id)
 
     def replace(self, layer_id: str, staged_id: str) -> None:
         place, new = self._root / layer_id, self._root / staged_id
         aside = self._root / f"{layer_id}.replaced"
         short = self._known_short(layer_id) or short_name()
-        (self._root / "l" / (new / "link").read_text()).unlink(missing_ok=True)
+        self._forget_short(staged_id)
         (new / "link").write_text(short)
         self.moving.add(aside.name)
         with contextlib.suppress(FileNotFoundError):
@@ -207,7 +219,10 @@ class OverlaySnapshotter:
     def container_flaw(self, container_id: str) -> str:
         if not self.upper_path(container_id).is_dir():
             return "its files are missing"
-        lost = [link for link in self._lower(container_id) if not (self._root / link).is_dir()]
+        lower = self._lower(container_id)
+        if not lower:  # there is an init layer at least
+            return "what it stands on is not known any more"
+        lost = [link for link in lower if not (self._root / link).is_dir()]
         return f"{len(lost)} of the layers below it are missing" if lost else ""
 
     # -- containers ---------------------------------------------------------------------------------------------------
