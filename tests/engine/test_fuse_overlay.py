@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from corten.snapshot import fuse_problem
 from daemons import Daemon, Engine
 from users import User
+from waiting import until
 
 pytestmark = pytest.mark.needs("docker", "busybox", "fuse-overlayfs")
 FIRST, COUNT = 610_000_000, 65_536
@@ -121,6 +127,9 @@ def test_a_daemon_that_was_killed_finds_its_containers(of_root: Daemon) -> None:
 def test_what_it_cannot_is_refused(of_user: User, of_root: Daemon) -> None:
     done = of_user.corten("run", "--rm", "--network", "none", "host", "true", check=False)
     assert "the host image needs overlay2" in done.stderr
+    done = of_root.corten("create", "--name", "ids", "--userns", "auto", "busybox", check=False)
+    assert "storage driver fuse-overlayfs cannot be used with user namespaces" in done.stderr
+    assert of_root.docker("ps", "-aq").stdout == ""
     own = Daemon(of_root.directory / "other", "--bridge", "none", "--storage-driver", "nosuch")
     own.start(check=False)
     assert "overlay2, fuse-overlayfs, vfs are supported" in own.log.read_text()
@@ -132,3 +141,27 @@ def test_the_driver_of_the_layers_that_are_here_is_kept(of_root: Daemon) -> None
     of_root.start()
     assert json.loads(of_root.docker("info", "-f", "{{json .}}").stdout)["Driver"] == "fuse-overlayfs"
     assert once(of_root, "busybox", "echo", "x") == "x\n"
+
+
+def attempts() -> set[str]:
+    return set(glob.glob("/tmp/.corten-*"))
+
+
+@pytest.mark.parametrize("after_ms", [0, 5, 20, 60])
+def test_a_daemon_that_is_killed_while_it_tries_the_driver_leaves_nothing(tmp_path: Path, after_ms: int) -> None:
+    before, mounted = attempts(), Path("/proc/self/mountinfo").read_text()
+    running = programs()
+    words = [
+        "from pathlib import Path; import sys; from corten.snapshot import fuse_problem; print(flush=True)\n"
+        "while True:\n  assert fuse_problem(Path(sys.argv[1])) == ''"
+    ]
+    with subprocess.Popen([sys.executable, "-c", *words, str(tmp_path)], stdout=subprocess.PIPE) as trying:
+        assert trying.stdout is not None
+        trying.stdout.readline()
+        time.sleep(after_ms / 1000)
+        trying.kill()
+    assert attempts() == before
+    assert Path("/proc/self/mountinfo").read_text() == mounted
+    until(lambda: programs() <= running)
+    assert fuse_problem(tmp_path) == ""
+    assert list(tmp_path.iterdir()) == [], "the next one sweeps its directories"

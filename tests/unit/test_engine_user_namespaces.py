@@ -145,6 +145,14 @@ def test_other_runtimes_do_not_find_the_root() -> None:
         made(REMAP).check(HostConfig(runtime="crun"), own_runtime=False)
 
 
+def test_a_storage_driver_that_shows_no_other_ids() -> None:
+    spaces = UserNamespaces(REMAP, "", automatic=False, rootless=False, unmapped="fuse-overlayfs")
+    spaces.check(HostConfig(userns_mode="host"))
+    for mode in ("", "auto"):
+        with pytest.raises(InvalidParameter, match="storage driver fuse-overlayfs cannot be used with user namespaces"):
+            spaces.check(HostConfig(userns_mode=mode))
+
+
 def test_without_root_there_are_no_ids_to_give_away() -> None:
     with pytest.raises(InvalidParameter, match="not without root"):
         made(rootless=True).check(HostConfig(userns_mode="auto"))

@@ -145,7 +145,11 @@ class Engine:
             systemd.require(is_v2=hierarchies.is_v2)
         self.facts = HostFacts.read(hierarchies)
         self.user_namespaces = UserNamespaces(
-            self._remap, config.userns_pool, automatic=config.userns_remap == "auto", rootless=config.rootless
+            self._remap,
+            config.userns_pool,
+            automatic=config.userns_remap == "auto",
+            rootless=config.rootless,
+            unmapped="" if self.snapshotter.maps_ids else self.snapshotter.name,
         )
         self.runtimes = Runtimes(config)
         self.devices = Devices(config.cdi_directories)

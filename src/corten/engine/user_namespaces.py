@@ -155,10 +155,12 @@ class UserNamespaces:
     automatic: those get a range of their own each instead
     pool:      as ``Pool.of`` takes it
     rootless:  this daemon has no ids to give away
+    unmapped:  the storage driver, when it cannot show roots with other ids
     """
 
-    def __init__(self, remap: IdMaps, pool: str, *, automatic: bool, rootless: bool) -> None:
+    def __init__(self, remap: IdMaps, pool: str, *, automatic: bool, rootless: bool, unmapped: str = "") -> None:
         self.remap = remap
+        self._unmapped = unmapped
         self._automatic = automatic
         self._configured = pool
         self._rootless = rootless
@@ -188,6 +190,11 @@ class UserNamespaces:
             raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}: not without root")
         if not size and (not self.remap or host.userns_mode == "host"):
             return
+        if self._unmapped:
+            raise InvalidParameter(
+                f"storage driver {self._unmapped} cannot be used with user namespaces: "
+                "the container needs --userns=host"
+            )
         if not own_runtime:
             raise InvalidParameter(
                 f"runtime {host.runtime} cannot be used with user namespaces: the container needs --userns=host"

@@ -25,6 +25,7 @@ _SNAPSHOTTERS: tuple[type[OverlaySnapshotter] | type[VfsSnapshotter], ...] = (
     VfsSnapshotter,
 )
 DRIVERS = tuple(one.name for one in _SNAPSHOTTERS)
+_PROBE = ".overlay-probe-"
 
 
 def overlay_problem(data_root: Path) -> str:
@@ -52,17 +53,24 @@ def _problem(data_root: Path, mount: Callable[[str, str, str], int]) -> str:
 
 @contextlib.contextmanager
 def _probe(data_root: Path) -> Iterator[Path]:
-    name = f".overlay-probe-{secrets.token_hex(4)}"
+    """Directories to try a mount with; those of a daemon that was killed at it go, too."""
+    probe = data_root / f"{_PROBE}{secrets.token_hex(4)}"
     try:
         for part in ("lower", "upper", "work"):
-            (data_root / name / part).mkdir(parents=True)
-        yield data_root / name
+            (probe / part).mkdir(parents=True)
+        yield probe
     finally:
-        directory = os.open(data_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            paths.remove_tree(directory, name)
-        finally:
-            os.close(directory)
+        _remove_probes(data_root)
+
+
+def _remove_probes(data_root: Path) -> None:
+    directory = os.open(data_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(data_root):
+            if name.startswith(_PROBE):
+                paths.remove_tree(directory, name)
+    finally:
+        os.close(directory)
 
 
 _PROBLEMS: dict[str, Callable[[Path], str]] = {

@@ -29,7 +29,6 @@ from corten.snapshot import changes, init_layer
 from corten.snapshot.api import Change, RootfsMount
 from corten.snapshot.disk_limits import DiskLimits
 
-
 _SHORT = re.compile(r"[A-Z2-7]{26}\Z")
 
 
@@ -52,6 +51,7 @@ class OverlaySnapshotter:
 
     name = "overlay2"
     overlay_whiteouts = True
+    maps_ids = True
 
     def __init__(self, data_root: Path) -> None:
         self._root = data_root / self.name
