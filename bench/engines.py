@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -86,6 +87,11 @@ class Engine:
         raise RuntimeError(f"{self.name} does not start:\n{(self.directory / 'log').read_text()[-2000:]}")
 
     def stop(self) -> None:
+        # also after an interruption: containers go on without their engine
+        with contextlib.suppress(OSError, RuntimeError):
+            for container in json.loads(self.call("GET", "/containers/json?all=1")):
+                with contextlib.suppress(RuntimeError):  # somebody else removes it
+                    self.call("DELETE", f"/containers/{container['Id']}?force=1&v=1")
         for process in reversed(self.processes):
             process.terminate()
             try:
@@ -184,9 +190,15 @@ def busybox_tar() -> bytes:
     return archive.getvalue()
 
 
+def end_in_order() -> None:
+    """Let SIGTERM end the run as ctrl-C does, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 @contextlib.contextmanager
 def running(*, docker: bool = True) -> Iterator[list[Engine]]:
     """Corten, and dockerd where it is installed and wanted; nothing of them stays."""
+    end_in_order()
     top = Path(tempfile.mkdtemp(prefix="corten-bench-"))
     engines: list[Engine] = []
     try:
