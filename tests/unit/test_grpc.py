@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -34,6 +35,10 @@ from corten.grpc.server import Handler, ServerCall, ServerLink, serve, unary
 from corten.grpc.status import Code, GrpcError
 
 MEGABYTE = 1 << 20
+PREFACE_AND_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+# POST http /t.T/Wait as gRPC, not indexed (RFC 7541, section 6.2.2), on stream 1
+WAIT_HEADERS = b"\x83\x86\x01\x01x\x04\x09/t.T/Wait" + b"\x0f\x10\x10application/grpc"
+WAIT = len(WAIT_HEADERS).to_bytes(3, "big") + b"\1\4\0\0\0\1" + WAIT_HEADERS
 OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
 
 
@@ -94,9 +99,13 @@ HANDLERS: Mapping[str, Handler] = {
 
 
 @contextlib.asynccontextmanager
-async def serving(handlers: Mapping[str, Handler] = HANDLERS, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[str]:
-    """The address of a server of ours."""
-    links: list[ServerLink] = []
+async def serving(
+    handlers: Mapping[str, Handler] = HANDLERS,
+    limits: Limits = DEFAULT_LIMITS,
+    links: list[ServerLink] | None = None,
+) -> AsyncIterator[str]:
+    """The address of a server of ours.  links: what it has of its connections"""
+    links = [] if links is None else links
 
     class Taken(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -717,6 +726,76 @@ def test_small_messages_that_cannot_be_taken() -> None:
 
     misbehaving(too_large, Limits(message_bytes=100))
     misbehaving(too_many, Limits(stream_window=65536), {"/t.T/Never": never})
+
+
+def test_a_large_frame_in_tiny_pieces() -> None:
+    """What has come is not copied with each piece."""
+    cutter = FrameCutter(0, 1 << 18)
+    frame = (1 << 18).to_bytes(3, "big") + b"\0\0\0\0\0\1" + bytes(1 << 18)
+    began = time.process_time()
+    found = [len(item.payload) for byte in frame for item in cutter.feed(bytes([byte]))]
+    assert found == [1 << 18]
+    assert time.process_time() - began < 1.5  # copies of all of it: 34 GB
+
+
+def test_a_flood_of_small_frames_leaves_others_their_turn() -> None:
+    """RFC 9113, section 10.5: frames of no use; here more PINGs than a connection takes at once."""
+    waits: list[float] = []
+
+    async def look() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0)
+            waits.append(time.monotonic() - began)
+
+    async def work() -> None:
+        ping = b"\0\0\x08\6\0\0\0\0\0" + bytes(8)
+        looking = asyncio.ensure_future(look())
+        async with serving() as address:
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(PREFACE_AND_SETTINGS + ping * 20_000)
+            answered = 0
+            while answered < 20_000 * len(ping):
+                answered += len(await reader.read(1 << 16))
+            writer.close()
+        looking.cancel()
+        assert max(waits) < 0.3  # all of them at once: seconds
+        assert len(waits) > 20_000 // 128
+
+    run(work)
+
+
+def test_who_makes_no_call_is_let_go_and_who_does_not_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corten.grpc.server._IDLE_S", 0.1)
+    monkeypatch.setattr("corten.grpc.server._ASKED_AFTER_S", 0.1)
+    monkeypatch.setattr("corten.grpc.server._GONE_S", 0.5)
+
+    async def work() -> None:
+        links: list[ServerLink] = []
+        async with serving(links=links) as address, connected(address) as idle, connected(address) as busy:
+            async with await busy.stream("/t.T/Wait") as call:
+                await call.send(b"")
+                began = time.monotonic()
+                while time.monotonic() < began + 1:
+                    for link in links:
+                        link.check()
+                    await asyncio.sleep(0.05)
+                assert idle.closed.done()
+                assert not busy.closed.done()  # it answers what it is asked
+                with socket.socket() as deaf:
+                    host, _, port = address.rpartition(":")
+                    deaf.connect((host, int(port)))
+                    deaf.sendall(PREFACE_AND_SETTINGS + WAIT)
+                    await eventually(lambda: len(links) == 3 and bool(links[2]._tasks))
+                    began = time.monotonic()
+                    while not links[2].closed.done():
+                        links[2].check()
+                        await asyncio.sleep(0.05)
+                    assert 0.4 < time.monotonic() - began < 5
+                    assert not links[2]._tasks
+
+    run(work)
 
 
 def test_a_peer_that_says_goodbye_ends_our_calls() -> None:

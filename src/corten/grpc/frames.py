@@ -58,19 +58,24 @@ class FrameCutter:
     def __init__(self, skip: int, largest: int) -> None:
         self._skip = skip
         self._largest = largest
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = 0  # bytes with which what has been kept is worth a look
 
     def feed(self, data: bytes) -> Iterator[Frame | Run]:
         """Errors: ValueError for a frame that is too large."""
         if self._rest:
-            data = self._rest + data
-            self._rest = b""
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         view = memoryview(data)
         position = 0
         if self._skip:
             position = min(self._skip, len(view))
             self._skip -= position
             yield Frame(-1, 0, 0, view[:0], view[:position])
+        self._wanted = HEAD
         while len(view) - position >= HEAD:
             run = self._run(data, view, position)
             if run is not None:
@@ -83,11 +88,12 @@ class FrameCutter:
             if size > self._largest:
                 raise ValueError(f"a frame of {size} bytes")
             if end > len(view):
+                self._wanted = end - position
                 break
             whole = view[position:end]
             yield Frame(mixed & 0xFF, flags, stream & 0x7FFFFFFF, whole[HEAD:], whole)
             position = end
-        self._rest = bytes(view[position:])
+        self._rest += view[position:]
 
     def _run(self, data: bytes, view: memoryview, begin: int) -> Run | None:
         """Several messages that begin at a position; None when there are none or one."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from h2.config import H2Configuration
@@ -57,6 +59,8 @@ _HEADER_BYTES = 1 << 18  # patterns of files go as metadata
 _INITIAL_WINDOW = 65_535  # RFC 9113, section 6.9.2
 _FAREWELL_S = 5.0
 _COUNTED_EVERY = 1 << 20
+_BURST = 128  # frames that are taken in before others get their turn
+_RUN_COST = 16  # messages of a run that cost as much as one frame alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +79,25 @@ DEFAULT_LIMITS = Limits()
 
 
 class Link(asyncio.Protocol):
-    """The protocol of a transport.  ``closed`` is done when the connection has ended."""
+    """The protocol of a transport.  ``closed`` is done when the connection has ended.
+
+    heard: when the other side has said something last, in the loop's time
+    """
 
     is_client = False
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.heard = self._loop.time()
         self.transport: asyncio.Transport
         self._streams: dict[int, Stream] = {}
         self._cutter = FrameCutter(0 if self.is_client else PREFACE, _LARGEST_FRAME)
+        self._arrived: deque[bytes] = deque()
+        self._frames: Iterator[Frame | Run] = iter(())  # of what has been taken from there
+        self._is_behind = False  # frames wait for the next turn of the loop
+        self._holds_up = False  # and the other side, therefore
         self._is_within_headers = False
         self._window = _INITIAL_WINDOW + 2 * limits.stream_window  # bytes that the other side may send
         self._owed = 0  # of them, to be given back
@@ -124,27 +137,54 @@ class Link(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._broken is not None:
-            return
+        self.heard = self._loop.time()
+        self._arrived.append(data)
+        if not self._is_behind:
+            self._take_arrived()
+
+    def _take_arrived(self) -> None:
+        """Take in what has come, a burst of frames at a time: many small ones must not keep the loop to themselves."""
+        self._is_behind = False
+        left = _BURST
         try:
-            for found in self._cutter.feed(data):
+            while self._broken is None and left > 0 and (found := self._next_frame()) is not None:
                 if isinstance(found, Run):
+                    left -= 1 + len(found.messages) // _RUN_COST
                     self._take_run(found)
                 else:
+                    left -= 1
                     self._take_frame(found)
-                if self._broken is not None:
-                    return
         except (ProtocolError, ValueError, IndexError) as error:
             with contextlib.suppress(ProtocolError):  # unless h2 has done so already
                 self._h2.close_connection(ErrorCodes.PROTOCOL_ERROR)
             self._break(GrpcError(Code.INTERNAL, f"the other side violates HTTP/2: {error or type(error).__name__}"))
             return
-        if self._broken is None:
-            self._give_back_connection()
-            self.flush()
-            if self.transport.get_write_buffer_size() > _MAX_ANSWERS:
-                self._fail_all(GrpcError(Code.RESOURCE_EXHAUSTED, "the other side does not read its answers"))
-                self.transport.abort()
+        if self._broken is not None:
+            self._arrived.clear()
+            return
+        self._give_back_connection()
+        self.flush()
+        if self.transport.get_write_buffer_size() > _MAX_ANSWERS:
+            self._fail_all(GrpcError(Code.RESOURCE_EXHAUSTED, "the other side does not read its answers"))
+            self.transport.abort()
+        else:
+            self._go_on_later(is_behind=left <= 0)
+
+    def _next_frame(self) -> Frame | Run | None:
+        while (frame := next(self._frames, None)) is None and self._arrived:
+            self._frames = self._cutter.feed(self._arrived.popleft())
+        return frame
+
+    def _go_on_later(self, *, is_behind: bool) -> None:
+        self._is_behind = is_behind
+        if is_behind:
+            self._loop.call_soon(self._take_arrived)
+        if is_behind != self._holds_up and not self.transport.is_closing():
+            self._holds_up = is_behind
+            if is_behind:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -179,7 +219,7 @@ class Link(asyncio.Protocol):
         self._break(GrpcError(Code.UNAVAILABLE, "the connection was closed"))
 
     def check(self) -> None:
-        """Nothing to look after: reading goes on, so the end of the connection is seen."""
+        """Looked at from time to time.  Reading goes on, so the end of the connection is seen without."""
 
     def abort(self) -> None:
         self.transport.abort()
@@ -188,7 +228,7 @@ class Link(asyncio.Protocol):
         self._fail_all(error)
         self.flush()
         self.transport.close()
-        asyncio.get_running_loop().call_later(_FAREWELL_S, self.transport.abort)  # it may not read any more
+        self._loop.call_later(_FAREWELL_S, self.transport.abort)  # it may not read any more
 
     def _fail_all(self, error: GrpcError) -> None:
         if self._broken is None:
@@ -241,10 +281,7 @@ class Link(asyncio.Protocol):
         """Whole messages, unless they are data of a message that began before, or must be refused one by one."""
         stream = self._streams.get(run.stream)
         if self._is_within_headers or stream is None or not stream.takes_messages(run.messages):
-            for frame in run.frames():
-                self._take_frame(frame)
-                if self._broken is not None:
-                    return
+            self._frames = itertools.chain(run.frames(), self._frames)
         elif self._is_allowed(stream, run.size):
             stream.feed_messages(run.messages)
             self._count_held(run.size)

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 Handler = Callable[["ServerCall"], Awaitable[None]]
 _ACCEPTED = (b"grpc-accept-encoding", b"identity")
 _NOTHING: Metadata = {}
+# seconds of silence
+_IDLE_S = 600.0
+_ASKED_AFTER_S = 60.0
+_GONE_S = 300.0
 
 
 class ServerCall:
@@ -155,6 +159,18 @@ class ServerLink(Link):
         if encoding != "identity":
             raise GrpcError(Code.UNIMPLEMENTED, f"messages compressed with {encoding[:40]} are not supported")
         return handler, metadata.decode_timeout(metadata.first(headers, "grpc-timeout"))
+
+    def check(self) -> None:
+        """Who makes no call for long is let go; who waits for an answer is asked whether it is still there."""
+        silent = self._loop.time() - self.heard
+        if not self._streams and silent > _IDLE_S:
+            self.close()
+        elif self._streams and silent > _GONE_S:
+            self._fail_all(GrpcError(Code.UNAVAILABLE, "the client does not answer"))
+            self.transport.abort()
+        elif self._streams and silent > _ASKED_AFTER_S and self._broken is None:
+            self._h2.ping(b"corten  ")
+            self.flush()
 
     def finish(self, stream: Stream, headers: Headers) -> None:
         """Send the last headers of a stream.  A client that still sends is told that nobody listens (RFC 9113, 8.1)."""
