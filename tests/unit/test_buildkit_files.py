@@ -570,6 +570,20 @@ def test_a_client_that_cannot_take_the_result(tree: Context) -> None:
     run(work)
 
 
+def test_a_client_that_has_all_and_does_not_end_the_call(tree: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corten.buildkit.filesend._FAREWELL_S", 0.1)
+
+    async def lingers(call: ServerCall) -> None:
+        await Target().take_tree(call)
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with client({"/moby.filesync.v1.FileSend/DiffCopy": lingers}) as (session, _):
+            await asyncio.wait_for(send_tree(session, 0, tree), 10)
+
+    run(work)
+
+
 # -- parts of a directory --------------------------------------------------------------------------------------------
 
 

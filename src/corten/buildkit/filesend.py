@@ -6,6 +6,7 @@ Source: moby/buildkit, ``session/filesync`` (FileSend, names of metadata); tonis
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -31,6 +32,7 @@ _ABOUT = "exporter-md-"
 _PIECE = 256 << 10  # clients take messages of 4 MB
 _LISTED = 256  # entries that are looked up at once
 _MAX_ERROR = 2048
+_FAREWELL_S = 10.0
 _threads = ThreadPoolExecutor(4, thread_name_prefix="corten-send")
 
 
@@ -123,18 +125,27 @@ class _Sender:
                 packet = parsed(Packet, message)
                 if packet.type == Packet.PACKET_FIN:
                     await self._wanted.join()
-                    await self._call.send(Packet(type=Packet.PACKET_FIN).SerializeToString())
-                    await self._call.half_close()
-                elif packet.type == Packet.PACKET_ERR:
+                    await self._end()
+                    return
+                if packet.type == Packet.PACKET_ERR:
                     text = packet.data[:_MAX_ERROR].decode(errors="replace")
                     raise InvalidParameter(f"the client cannot take the result: {text}")
-                elif packet.type == Packet.PACKET_REQ:
+                if packet.type == Packet.PACKET_REQ:
                     found = self._files.pop(packet.ID, None)
                     if found is None:
                         raise InvalidParameter(f"the client asks for the file {packet.ID}, which it cannot have")
                     self._wanted.put_nowait((packet.ID, *found))
         finally:
             self._wanted.put_nowait(None)
+
+    async def _end(self) -> None:
+        """The client has all that it wants; how it ends the call is its last word, if it comes."""
+        await self._call.send(Packet(type=Packet.PACKET_FIN).SerializeToString())
+        await self._call.half_close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                while await self._call.receive() is not None:
+                    pass
 
     async def _send(self) -> None:
         while (wanted := await self._wanted.get()) is not None:
