@@ -9,6 +9,7 @@ import contextlib
 import json
 import secrets
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self._database = Database(path, _SCHEMA)
         self._run = self._database.run
+        self._watchers: list[Callable[[], None]] = []
         # a daemon's end has interrupted them
         self._run("UPDATE builds SET status = ? WHERE status = ?", (CANCELED, RUNNING))
 
@@ -95,11 +97,34 @@ class History:
                 "INSERT OR REPLACE INTO builds VALUES (?, ?, ?, ?, ?)",
                 (record.id, record.started, record.status, _packed(record.document()), _packed(log or [])),
             )
-            self._run(
-                "DELETE FROM builds WHERE status != ? AND id NOT IN "
-                "(SELECT id FROM builds ORDER BY started DESC LIMIT ?)",
-                (RUNNING, _KEPT),
-            )
+            self._forget_old()
+        self._tell()
+
+    def _forget_old(self) -> None:
+        rows = self._run(
+            "SELECT status, record FROM builds WHERE status != ? AND id NOT IN "
+            "(SELECT id FROM builds ORDER BY started DESC LIMIT ?)",
+            (RUNNING, _KEPT),
+        )
+        for record in (_record(*row) for row in rows):
+            if not record.pinned:
+                self._delete(record.id)
+
+    def _delete(self, build: str) -> None:
+        self._run("DELETE FROM builds WHERE id = ?", (build,))
+
+    @contextlib.contextmanager
+    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
+        """For the time of the block ``changed`` is called after each change, by whoever made it."""
+        self._watchers.append(changed)
+        try:
+            yield
+        finally:
+            self._watchers.remove(changed)
+
+    def _tell(self) -> None:
+        for changed in list(self._watchers):
+            changed()
 
     def all(self) -> list[Record]:
         """Newest first."""
@@ -120,17 +145,34 @@ class History:
         if not ref:
             rows = self._run(f"{order} ORDER BY started DESC LIMIT 1")
         else:
-            rows = self._run(f"{order} WHERE id = ?", (ref,))
-            rows = rows or self._run(f"{order} WHERE substr(id, 1, ?) = ? LIMIT 2", (len(ref), ref))
+            rows = self._run(f"{order} WHERE id = ?", (ref,)) or self._run(f"{order} WHERE id = ?", (self._whole(ref),))
         if not rows:
             raise NotFound(f"no record found for build {ref}" if ref else "there is no build yet")
-        if len(rows) > 1:
-            raise InvalidParameter(f"the id {ref} is ambiguous: several builds begin with it")
         return rows[0]
 
+    def _whole(self, start: str) -> str:
+        """The id of the only build that begins so; the ids of its parts begin with its own.  "" without one.
+
+        Errors: InvalidParameter.
+        """
+        order = "SELECT id FROM builds WHERE substr(id, 1, ?) = ? ORDER BY length(id)"
+        found = [build for (build,) in self._run(order, (len(start), start))]
+        if any(not build.startswith(f"{found[0]}-") for build in found[1:]):
+            raise InvalidParameter(f"the id {start} is ambiguous: several builds begin with it")
+        return found[0] if found else ""
+
     def remove(self, ref: str) -> None:
-        """Errors: as ``get``."""
-        self._run("DELETE FROM builds WHERE id = ?", (self.get(ref).id,))
+        """A build with the other builds that it is made of.  Errors: as ``get``."""
+        build = self.get(ref).id
+        for part in self._parts(build):
+            self._delete(part)
+        self._delete(build)
+        self._tell()
+
+    def _parts(self, build: str) -> list[str]:
+        start = f"{build}-"  # with which their ids begin
+        rows = self._run("SELECT status, record FROM builds WHERE substr(id, 1, ?) = ?", (len(start), start))
+        return [record.id for record in (_record(*row) for row in rows) if record.part_of == build]
 
 
 def _packed(document: Any) -> bytes:

@@ -230,7 +230,7 @@ class Builds:
             raise
         record = new_record(order.query, order.options, gathered, build.file.lines, order.note)
         if order.is_recorded:
-            self.history.put(record)
+            await run_blocking(self.history.put, record)
         async for document in self._recorded(record, build, names, cancellation, keep=order.is_recorded):
             yield document
 

@@ -18,7 +18,7 @@ from corten.api.buildkit.delivery import check_caches
 from corten.api.buildkit.exporters import read_outputs
 from corten.api.buildkit.failures import grpc_error
 from corten.api.buildkit.filters import Filters
-from corten.api.buildkit.records import Records, now_header
+from corten.api.buildkit.records import Records, changes, now_header
 from corten.api.buildkit.solving import Solving
 from corten.api.buildkit.wishes import Wishes
 from corten.buildkit.proto import content_pb2
@@ -38,7 +38,7 @@ Document = dict[str, Any]
 _CONTROL = "/moby.buildkit.v1.Control/"
 _CONTENT = "/containerd.services.content.v1.Content/"
 _PIECE = 1 << 20
-_HISTORY_PAUSE_S = 0.5
+_HISTORY_PAUSE_S = 0.2  # in which several changes become one
 
 
 class Control:
@@ -78,7 +78,7 @@ class Control:
         jobs = self._solving.jobs
         if jobs.get(request.ref) is None:
             with contextlib.suppress(NotFound):
-                for message in self._records.log(request.ref):
+                for message in await run_blocking(self._records.log, request.ref):
                     await call.send(message.SerializeToString())
                 return
         job = await jobs.wait(request.ref)
@@ -124,23 +124,35 @@ class Control:
 
     async def _history(self, call: ServerCall) -> None:
         request = parsed(pb.BuildHistoryRequest, await _only(call))
-        events = await run_blocking(self._records.events, request)
         call.begin(now_header())
-        for event in events:
-            await call.send(event.SerializeToString())
         if request.early_exit:
+            await self._list_history(call, request)
             return
-        known = {event.record.ref: event.SerializeToString() for event in events}
-        while True:
-            await asyncio.sleep(_HISTORY_PAUSE_S)
-            for event in await run_blocking(self._records.events, request):
-                content = event.SerializeToString()
-                if known.get(event.record.ref) != content:
-                    known[event.record.ref] = content
-                    await call.send(content)
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(changed.set)
+
+        # of what changes from now on, however many builds are listed first
+        wanted = pb.BuildHistoryRequest(ref=request.ref, filter=request.filter)
+        with self._records.watched(tell):
+            known, _ = changes({}, await run_blocking(self._records.events, wanted))
+            await self._list_history(call, request)
+            while True:
+                await changed.wait()
+                changed.clear()
+                known, messages = changes(known, await run_blocking(self._records.events, wanted))
+                for message in messages:
+                    await call.send(message)
+                await asyncio.sleep(_HISTORY_PAUSE_S)
+
+    async def _list_history(self, call: ServerCall, request: pb.BuildHistoryRequest) -> None:
+        for event in await run_blocking(self._records.events, request):
+            await call.send(event.SerializeToString())
 
     async def _update_history(self, data: bytes, _call: ServerCall) -> bytes:
-        self._records.update(parsed(pb.UpdateBuildHistoryRequest, data))
+        await run_blocking(self._records.update, parsed(pb.UpdateBuildHistoryRequest, data))
         return pb.UpdateBuildHistoryResponse().SerializeToString()
 
     # -- what records name --------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from corten.api.buildkit.filters import Filters
@@ -48,6 +49,10 @@ class Records:
         if request.limit:
             found = found[: request.limit]
         return [self._event(record, parts.get(record.id, ())) for record in found]
+
+    def watched(self, changed: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """For the time of the block ``changed`` is called, from any thread, when there may be something new."""
+        return self._history.watched(changed)
 
     def _event(self, record: Record, parts: Sequence[Record]) -> pb.BuildHistoryEvent:
         kind = pb.STARTED if record.status == RUNNING else pb.COMPLETE
@@ -102,22 +107,29 @@ class Records:
         raise NotFound(f"content {digest}: not found")
 
     def update(self, request: pb.UpdateBuildHistoryRequest) -> None:
-        """Pin or forget a record.  Errors: NotFound, InvalidParameter."""
+        """Pin or forget a record; for worker threads.  Errors: NotFound, InvalidParameter."""
         _check(request.ref)
         if request.delete:
-            for part in [item for item in self._history.all() if item.part_of == request.ref]:
-                self._history.remove(part.id)
             self._history.remove(request.ref)
         elif not request.finalize:
             record = self._history.get(request.ref)
             record.pinned = request.pinned
             self._history.put(record, self._history.log(request.ref))
 
-    def log(self, ref: str) -> Iterator[pb.StatusResponse]:
-        """The progress of a build that has ended.  Errors: NotFound, InvalidParameter."""
+    def log(self, ref: str) -> list[pb.StatusResponse]:
+        """The progress of a build that has ended; for worker threads.  Errors: NotFound, InvalidParameter."""
         _check(ref)
         record = self._history.get(ref)
-        yield from replayed(record.id, self._history.log(record.id))
+        return list(replayed(record.id, self._history.log(record.id)))
+
+
+def changes(before: Mapping[str, bytes], now: Sequence[pb.BuildHistoryEvent]) -> tuple[dict[str, bytes], list[bytes]]:
+    """(what a listener knows now: events by build, what it is to be told of), all serialized."""
+    known = {event.record.ref: event.SerializeToString() for event in now}
+    gone = [pb.BuildHistoryRecord(ref=ref) for ref in before if ref not in known]
+    told = [event for ref, event in known.items() if before.get(ref) != event]
+    told += [pb.BuildHistoryEvent(type=pb.DELETED, record=record).SerializeToString() for record in gone]
+    return known, told
 
 
 def _check(ref: str) -> None:

@@ -23,6 +23,7 @@ from corten.api.buildkit.uploads import Uploads
 from corten.api.buildkit.wishes import Wishes
 from corten.build.history import CANCELED, COMPLETED, ERROR, Record
 from corten.build.workshop import Cancelled
+from corten.engine.streams import run_blocking
 from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.grpc.status import Code, GrpcError
 
@@ -75,8 +76,10 @@ class Solving:
                 raise Cancelled("the build was cancelled") from None
             raise
         finally:
-            self._keep(job, error)
-            self.jobs.end(job)
+            try:
+                await asyncio.shield(run_blocking(self._keep, job, error))
+            finally:
+                self.jobs.end(job)
 
     def _client(self, wishes: Wishes) -> Client:
         return Client(self._sessions, wishes.session, wishes.credentials)
@@ -138,7 +141,7 @@ class Solving:
     # -- the history --------------------------------------------------------------------------------------------------
 
     def _keep(self, job: Job, error: BaseException | None) -> None:
-        """Complete the record of the build, which the engine has begun when it came so far."""
+        """Complete the record of the build, which the engine has begun when it came so far.  For worker threads."""
         if job.wishes.is_internal or (error is None and not job.attributes):
             return
         history = self._engine.builds.history
