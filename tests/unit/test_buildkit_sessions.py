@@ -11,6 +11,7 @@ import pytest
 from api_fakes import ApiServer
 from buildkit_client import CallTransport, Sender, control, session, session_headers, stat
 
+from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.context import SessionContext
 from corten.buildkit.filesync import Wanted
 from corten.buildkit.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -97,6 +98,26 @@ def test_one_session_of_an_id(server: ApiServer) -> None:
     scene(work)
 
 
+def test_two_of_an_id_at_the_same_time(server: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        done = asyncio.Event()
+
+        async def one() -> None:
+            async with session(server.path, "abc", SECRETS):
+                await done.wait()
+
+        pending = {asyncio.ensure_future(one()) for _ in range(4)}
+        while len(pending) > 1:
+            ended, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                assert "409" in str(task.exception())
+        done.set()
+        await asyncio.gather(*pending)
+
+    scene(work)
+    assert "failed" not in caplog.text
+
+
 def test_a_session_without_an_id(server: ApiServer) -> None:
     async def work() -> None:
         with pytest.raises(ConnectionError, match="400"):
@@ -113,10 +134,30 @@ def test_secrets(server: ApiServer) -> None:
             assert await there(server, secret(made, "token")) == b"hush"
             with pytest.raises(NotFound, match="secret other: not found"):
                 await there(server, secret(made, "other"))
-            lazily = SessionSecrets(made)
+            lazily = SessionSecrets(made, Cancellation())
             assert await asyncio.to_thread(lazily.get, "token") == b"hush"
             assert await asyncio.to_thread(lazily.get, "other") is None
             assert dict(lazily) == {"token": b"hush"}
+
+    scene(work)
+
+
+def test_a_cancelled_build_does_not_wait_for_a_silent_secret(server: ApiServer) -> None:
+    asked = asyncio.Event()
+
+    async def silent(call: ServerCall) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with session(server.path, "abc", {SECRET: silent}):
+            made = await there(server, found(server, "abc"))
+            cancellation = Cancellation()
+            waiting = asyncio.ensure_future(asyncio.to_thread(SessionSecrets(made, cancellation).get, "token"))
+            await asked.wait()
+            cancellation.cancel()
+            with pytest.raises(Cancelled, match="the build was cancelled"):
+                await asyncio.wait_for(waiting, 5)
 
     scene(work)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
+import threading
 from typing import TYPE_CHECKING
 
 from corten.api.http.messages import Client, Request, Upgrade
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PROTOCOL = "h2c"
 _SERVICES = "corten.api.buildkit.services"
+_loaded = threading.Event()
 
 
 def _check(request: Request) -> None:
@@ -29,33 +30,38 @@ def _check(request: Request) -> None:
         raise InvalidParameter(f"protocol {request.upgrade[:40]} not supported")
 
 
-async def _load() -> None:
+def is_loaded() -> bool:
+    """Whether what speaks gRPC is there: a module of ``sys.modules`` may be half imported, in another thread."""
+    return _loaded.is_set()
+
+
+async def load() -> None:
     """Bring in what speaks gRPC: a quarter of a second when the first client comes, in which others are served."""
-    if _SERVICES not in sys.modules:
+    if not is_loaded():
         await run_blocking(importlib.import_module, _SERVICES)
+        _loaded.set()
 
 
 async def session(engine: Engine, request: Request) -> Upgrade:
     _check(request)
-    await _load()
+    await load()
     from corten.buildkit.sessions import HEADER, SessionInfo
     from corten.grpc.client import Channel
 
     given = {name: value.split(", ") for name, value in request.headers.items() if name.startswith(HEADER)}
     info = SessionInfo.read(given)
-    engine.sessions.check(info)
 
     def take(transport: asyncio.Transport, early: bytes) -> Client:
         channel = Channel(transport, early)
         engine.sessions.open(info, channel)
         return channel.link
 
-    return Upgrade(_PROTOCOL, take)
+    return Upgrade(_PROTOCOL, take, lambda: engine.sessions.check(info))
 
 
 async def grpc(engine: Engine, request: Request) -> Upgrade:
     _check(request)
-    await _load()
+    await load()
     from corten.api.buildkit.services import handlers
     from corten.grpc.server import serve
 

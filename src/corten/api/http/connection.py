@@ -457,6 +457,12 @@ class Connection(asyncio.Protocol):
         """Give the transport to another protocol."""
         if self._transport.is_closing():
             return
+        try:
+            reply.check()
+        except CortenError as error:
+            self._task = None
+            self._send(request, self._application.failure(error, request))
+            return
         early = self._let_go(request, self._application.heads.upgraded("", reply.protocol))
         if self._half_closed:
             self._transport.abort()  # nobody is left to speak with

@@ -230,10 +230,12 @@ class Upgrade:
 
     protocol: as it is called in the headers
     take:     called when the head has been written, with what the client has sent already
+    check:    called before that, in the same turn of the loop; its error is the answer instead
     """
 
     protocol: str
     take: Callable[[asyncio.Transport, bytes], Client]
+    check: Callable[[], None] = lambda: None
 
 
 Reply = Response | StreamResponse | Hijack | WebSocketHijack | Upgrade

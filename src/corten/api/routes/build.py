@@ -15,6 +15,7 @@ from corten.dockerapi.build_frames import MEDIA_TYPE
 from corten.dockerapi.build_request import OutputRequest
 from corten.dockerapi.codec import encode
 from corten.dockerapi.filters import parse_filters
+from corten.engine.streams import run_blocking
 
 if TYPE_CHECKING:
     from corten.build.history import Record
@@ -31,6 +32,7 @@ async def build(engine: Engine, request: Request) -> Response | StreamResponse:
 
 
 async def _build_2(engine: Engine, request: Request) -> Response | StreamResponse:
+    await connections.load()
     from corten.api.buildkit import posted
     from corten.api.buildkit.solving import solving_of
 
@@ -42,10 +44,12 @@ async def _build_2(engine: Engine, request: Request) -> Response | StreamRespons
 
 
 async def cancel(engine: Engine, request: Request) -> Response:
-    from corten.api.buildkit.solving import solving_of
+    build_id = request.query.text("id")
+    engine.builds.cancel(build_id)
+    if connections.is_loaded():  # else there is no such build
+        from corten.api.buildkit.solving import solving_of
 
-    engine.builds.cancel(request.query.text("id"))
-    solving_of(engine).cancel(request.query.text("id"))
+        solving_of(engine).cancel(build_id)
     return Response(200)
 
 
@@ -63,7 +67,7 @@ async def prune(engine: Engine, request: Request) -> Response:
 
 async def history(engine: Engine, request: Request) -> Response:
     """The builds of this daemon, newest first (ours, as all that is below ``/corten``)."""
-    return json_response([_summary(record) for record in engine.builds.history.all()])
+    return json_response([_summary(record) for record in await run_blocking(engine.builds.history.all)])
 
 
 def _summary(record: Record) -> dict[str, Any]:
@@ -71,15 +75,16 @@ def _summary(record: Record) -> dict[str, Any]:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    return json_response(engine.builds.history.get(_build_id(request)).document())
+    record = await run_blocking(engine.builds.history.get, _build_id(request))
+    return json_response(record.document())
 
 
 async def log(engine: Engine, request: Request) -> Response:
-    return json_response(engine.builds.history.log(_build_id(request)))
+    return json_response(await run_blocking(engine.builds.history.log, _build_id(request)))
 
 
 async def forget(engine: Engine, request: Request) -> Response:
-    engine.builds.history.remove(_build_id(request))
+    await run_blocking(engine.builds.history.remove, _build_id(request))
     return Response(204)
 
 
