@@ -13,13 +13,19 @@ import pytest
 from test_buildkit_files import client, run
 
 from corten.build.ssh_agent import connected
+from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.agents import SessionAgents
-from corten.buildkit.auth import credentials
+from corten.buildkit.auth import credentials, registry_token
 from corten.buildkit.content import ContentStore
-from corten.buildkit.proto.auth_pb2 import CredentialsRequest, CredentialsResponse
+from corten.buildkit.proto.auth_pb2 import (
+    CredentialsRequest,
+    CredentialsResponse,
+    FetchTokenRequest,
+    FetchTokenResponse,
+)
 from corten.buildkit.proto.content_pb2 import Info, InfoRequest, InfoResponse, ReadContentRequest, ReadContentResponse
 from corten.buildkit.proto.sshforward_pb2 import BytesMessage, CheckAgentRequest, CheckAgentResponse
-from corten.errors import DataLoss, Forbidden, InvalidParameter, NotFound, NotImplementedYet
+from corten.errors import DataLoss, Forbidden, InvalidParameter, NotFound, NotImplementedYet, Unavailable
 from corten.grpc.server import Handler, ServerCall, unary
 from corten.grpc.status import Code, GrpcError
 from corten.oci.digest import Digest, digest_of
@@ -77,7 +83,7 @@ def test_an_agent_is_a_socket_here(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with client(AGENTS) as (session, _):
-            agents = SessionAgents(session, tmp_path)
+            agents = SessionAgents(session, tmp_path, Cancellation())
             await in_thread(agents, talk)
             assert await asyncio.to_thread(agents.get, "other") is None
             assert list(agents) == ["default"]
@@ -90,7 +96,7 @@ def test_an_agent_is_a_socket_here(tmp_path: Path) -> None:
 def test_agents_end_with_the_build_and_with_the_session(tmp_path: Path) -> None:
     async def work() -> None:
         async with client(AGENTS) as (session, link):
-            agents = SessionAgents(session, tmp_path)
+            agents = SessionAgents(session, tmp_path, Cancellation())
             first = await asyncio.to_thread(lambda: connected(agents["default"]))
             link.abort()
             await asyncio.to_thread(lambda: [None for _ in iter(lambda: first.recv(100), b"")])
@@ -104,9 +110,47 @@ def test_agents_end_with_the_build_and_with_the_session(tmp_path: Path) -> None:
 def test_a_client_without_agents(tmp_path: Path) -> None:
     async def work() -> None:
         async with client({}) as (session, _):
-            assert await asyncio.to_thread(SessionAgents(session, tmp_path).get, "default") is None
+            assert await asyncio.to_thread(SessionAgents(session, tmp_path, Cancellation()).get, "default") is None
 
     run(work)
+
+
+def test_steps_side_by_side_have_one_socket(tmp_path: Path) -> None:
+    async def slow_check(request: bytes, call: ServerCall) -> bytes:
+        await asyncio.sleep(0.1)
+        return await check(request, call)
+
+    async def work() -> None:
+        async with client({**AGENTS, "/moby.sshforward.v1.SSH/CheckAgent": unary(slow_check)}) as (session, _):
+            agents = SessionAgents(session, tmp_path, Cancellation())
+            paths = await asyncio.gather(*(asyncio.to_thread(agents.get, "default") for _ in range(3)))
+            assert len(set(paths)) == 1
+            await agents.close()
+
+    run(work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cancelled_build_does_not_wait_for_a_silent_agent(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def silent(call: ServerCall) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with client({**AGENTS, "/moby.sshforward.v1.SSH/CheckAgent": silent}) as (session, _):
+            cancellation = Cancellation()
+            agents = SessionAgents(session, tmp_path, cancellation)
+            waiting = asyncio.ensure_future(asyncio.to_thread(agents.get, "default"))
+            await asked.wait()
+            cancellation.cancel()
+            with pytest.raises(Cancelled, match="the build was cancelled"):
+                await asyncio.wait_for(waiting, 5)
+            await agents.close()
+
+    run(work)
+    assert not list(tmp_path.iterdir())
 
 
 # -- credentials -----------------------------------------------------------------------------------------------------
@@ -131,6 +175,30 @@ def test_credentials() -> None:
                 await credentials(session, "locked.example")
         async with client({}) as (session, _):
             assert await credentials(session, "docker.io") == ("", "")
+
+    run(work)
+
+
+def test_a_token_instead_of_credentials() -> None:
+    async def answer(request: bytes, call: ServerCall) -> bytes:
+        asked = FetchTokenRequest.FromString(request)
+        assert not asked.Realm
+        if asked.Host != "r.example":
+            raise GrpcError(Code.UNKNOWN, "no service to ask")
+        return FetchTokenResponse(Token="granted").SerializeToString()
+
+    async def gone(call: ServerCall) -> None:
+        raise GrpcError(Code.UNAVAILABLE, "the keychain has gone")
+
+    async def work() -> None:
+        async with client({"/moby.filesync.v1.Auth/FetchToken": unary(answer)}) as (session, _):
+            assert await registry_token(session, "r.example") == "granted"
+            assert await registry_token(session, "docker.io") == ""
+        async with client({"/moby.filesync.v1.Auth/FetchToken": gone}) as (session, _):
+            with pytest.raises(Unavailable, match=r"token for r\.example: the keychain has gone"):
+                await registry_token(session, "r.example")
+        async with client({}) as (session, _):
+            assert await registry_token(session, "r.example") == ""
 
     run(work)
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from corten.errors import CortenError
 from corten.grpc.status import Code, GrpcError
 
 if TYPE_CHECKING:
+    from corten.build.workshop import Cancellation
     from corten.buildkit.sessions import Session
     from corten.grpc.client import Call
 
@@ -32,20 +34,24 @@ _CONNECTIONS = 64
 
 
 class SessionAgents(Mapping[str, str]):
-    """Paths of sockets by the agents' ids, for worker threads; each is made when it is asked for.
+    """Paths of sockets by the agents' ids, for the worker threads of one build; each is made when it is asked for.
 
     place: a private directory; ``close`` takes everything back
+    Errors: as ``has_agent``; Cancelled.
     """
 
-    def __init__(self, session: Session, place: Path) -> None:
+    def __init__(self, session: Session, place: Path, cancellation: Cancellation) -> None:
         self._session = session
         self._place = place
+        self._cancellation = cancellation
+        self._lock = threading.Lock()  # steps that run side by side have one socket
         self._known: dict[str, _Forwarding | None] = {}
 
     def __getitem__(self, agent: str) -> str:
-        if agent not in self._known:
-            self._known[agent] = self._session.wait_for(self._begin(agent))
-        found = self._known[agent]
+        with self._lock:
+            if agent not in self._known:
+                self._known[agent] = self._session.wait_for(self._begin(agent), self._cancellation)
+            found = self._known[agent]
         if found is None:
             raise KeyError(agent)
         return found.path
@@ -61,7 +67,11 @@ class SessionAgents(Mapping[str, str]):
         if not await has_agent(self._session, agent):
             return None
         forwarding = _Forwarding(self._session, agent, self._place)
-        await forwarding.start()
+        try:
+            await forwarding.start()
+        except BaseException:
+            await forwarding.close()
+            raise
         return forwarding
 
     async def close(self) -> None:
@@ -95,19 +105,23 @@ class _Forwarding:
         self._directory = Path(tempfile.mkdtemp(prefix="agent-", dir=place))
         self.path = str(self._directory / "socket")
         self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         parent = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             listener.bind(f"/proc/self/fd/{parent}/socket")  # by descriptor: the kernel takes 108 bytes of a path
+            self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_PIECE)
+        except BaseException:
+            listener.close()
+            raise
         finally:
             os.close(parent)
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_PIECE)
 
     async def close(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

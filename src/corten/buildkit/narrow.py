@@ -7,16 +7,16 @@ late, so nothing is decided before an instruction asks.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 from corten.build.contexts import BuildContext
+from corten.build.loops import on_loop
 from corten.build.selection import followed
 from corten.build.tree import Node, Tree
-from corten.build.workshop import Cancellation, Cancelled
+from corten.build.workshop import Cancellation
 
 # paths to follow, () for everything
 Load = Callable[[Sequence[str]], Coroutine[Any, Any, "Part"]]
@@ -54,15 +54,10 @@ class NarrowContext:
             if part.error is not None:
                 raise part.error
             if part.context is None:
-                loading = asyncio.run_coroutine_threadsafe(self._load(paths), self._loop)
                 try:
-                    with self._cancellation.calling(lambda: _cancel(loading)):
-                        part.context = loading.result()
+                    part.context = on_loop(self._loop, self._load(paths), self._cancellation)
                     with self._lock:
                         self._held.enter_context(self._cancellation.calling(part.context.interrupt))
-                except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                    part.error = Cancelled("the build was cancelled")
-                    raise part.error from None
                 except Exception as error:
                     part.error = error
                     raise
@@ -90,10 +85,6 @@ class NarrowContext:
             with part.lock:
                 if part.context is not None:
                     part.context.close()
-
-
-def _cancel(loading: concurrent.futures.Future[Part]) -> None:
-    loading.cancel()
 
 
 class _Slot:

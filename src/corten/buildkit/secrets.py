@@ -11,6 +11,7 @@ from corten.errors import NotFound
 from corten.grpc.status import Code, GrpcError
 
 if TYPE_CHECKING:
+    from corten.build.workshop import Cancellation
     from corten.buildkit.sessions import Session
 
 _GET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
@@ -30,16 +31,21 @@ async def secret(session: Session, secret_id: str) -> bytes:
 
 
 class SessionSecrets(Mapping[str, bytes]):
-    """Secrets by id, for worker threads: each is asked for when it is used, and once."""
+    """Secrets by id, for the worker threads of one build: each is asked for when it is used, and once.
 
-    def __init__(self, session: Session) -> None:
+    Errors: as ``secret``; Cancelled.
+    """
+
+    def __init__(self, session: Session, cancellation: Cancellation) -> None:
         self._session = session
+        self._cancellation = cancellation
         self._known: dict[str, bytes | None] = {}
 
     def __getitem__(self, secret_id: str) -> bytes:
         if secret_id not in self._known:
             try:
-                self._known[secret_id] = self._session.wait_for(secret(self._session, secret_id))
+                asking = secret(self._session, secret_id)
+                self._known[secret_id] = self._session.wait_for(asking, self._cancellation)
             except NotFound:
                 self._known[secret_id] = None
         content = self._known[secret_id]

@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from corten.build.loops import on_loop
 from corten.buildkit.remembered import Remembered
-from corten.errors import Conflict, InvalidParameter, NotFound, NotImplementedYet, Unavailable
+from corten.errors import Conflict, InvalidParameter, NotFound, NotImplementedYet
 
 if TYPE_CHECKING:
+    from corten.build.workshop import Cancellation
     from corten.grpc.client import Call, Channel
     from corten.grpc.metadata import Metadata
 
@@ -101,19 +103,9 @@ class Session:
     def close(self) -> None:
         self._channel.close()
 
-    def wait_for(self, work: Awaitable[T]) -> T:
-        """Do something on the loop and wait for it, from a worker thread.
-
-        Errors: those of the work; Unavailable when the engine shuts down.
-        """
-
-        async def awaited() -> T:
-            return await work
-
-        try:
-            return asyncio.run_coroutine_threadsafe(awaited(), self.loop).result()
-        except (asyncio.CancelledError, RuntimeError):
-            raise Unavailable("the engine is shutting down") from None
+    def wait_for(self, work: Awaitable[T], cancellation: Cancellation | None = None) -> T:
+        """Do something on the loop and wait for it, from a worker thread.  Errors: as ``on_loop``."""
+        return on_loop(self.loop, work, cancellation)
 
     async def watch(self) -> None:
         """Close the session when the client does not answer any more."""

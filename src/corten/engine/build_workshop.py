@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from corten.build.loops import on_loop
 from corten.build.workshop import Cancellation, Cancelled, Report, Step
 from corten.dockerapi.container import (
     ContainerCreate,
@@ -57,10 +57,7 @@ class EngineWorkshop:
         self._network = network
 
     def _call(self, work: Awaitable[T]) -> T:
-        try:
-            return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop).result()
-        except (concurrent.futures.CancelledError, asyncio.CancelledError):
-            raise Cancelled("the engine is shutting down") from None
+        return on_loop(self._loop, work)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -151,15 +148,7 @@ class EngineWorkshop:
         auth = self._credentials(parsed.domain)
         documents = self._registries.pull(str(parsed), "", platform, auth)
         try:
-            while True:
-                future = asyncio.run_coroutine_threadsafe(_next(documents), self._loop)
-                with cancellation.calling(lambda future=future: future.cancel()):  # type: ignore[misc]
-                    try:
-                        document = future.result()
-                    except (concurrent.futures.CancelledError, asyncio.CancelledError):
-                        raise Cancelled("the build was cancelled") from None
-                if document is None:
-                    return
+            while (document := on_loop(self._loop, anext(documents, None), cancellation)) is not None:
                 report(document)
         finally:
             self._call(documents.aclose())
@@ -181,18 +170,6 @@ class _Stop:
         self.failed = True
         with contextlib.suppress(OSError):
             self._stream.shutdown(socket.SHUT_RDWR)
-
-
-async def _next(documents: Any) -> dict[str, Any] | None:
-    try:
-        document: dict[str, Any] = await anext(documents)
-    except StopAsyncIteration:
-        return None
-    return document
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _read_frames(stream: socket.socket, output: Callable[[bool, bytes], None]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from corten.api.buildkit.layouts import layout_image
-from corten.buildkit.auth import credentials
+from corten.build.loops import on_loop
+from corten.buildkit.auth import credentials, registry_token
 from corten.buildkit.context import SessionContext, read_files
 from corten.buildkit.filesend import send_file, send_tree
 from corten.buildkit.filesync import Wanted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from corten.api.buildkit.jobs import Job
     from corten.build.contexts import BuildContext
+    from corten.build.workshop import Cancellation
     from corten.buildkit.sessions import Session, Sessions
     from corten.engine.build_contexts import Contexts
     from corten.engine.engine import Engine
@@ -120,12 +122,15 @@ class Client:
         if known != RegistryAuth() or session is None:
             return known
         user, secret = await credentials(session, host)
+        if not user and not secret:
+            return RegistryAuth(registry_token=await registry_token(session, host), server=host)
         if not user:
             return RegistryAuth(identity_token=secret, server=host)
         return RegistryAuth(username=user, password=secret, server=host)
 
-    def credentials_in_thread(self, host: str) -> RegistryAuth:
-        return asyncio.run_coroutine_threadsafe(self.credentials(host), self._loop).result()
+    def credentials_in_thread(self, host: str, cancellation: Cancellation) -> RegistryAuth:
+        """Errors: as ``credentials``; Cancelled."""
+        return on_loop(self._loop, self.credentials(host), cancellation)
 
     # -- images -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from corten.api.buildkit.delivery import Built
 from corten.api.buildkit.failures import located
 from corten.api.buildkit.named import Sources
 from corten.api.buildkit.progress import of_part
-from corten.build.contexts import NamedContexts
 from corten.build.options import BuildOptions
 from corten.build.workshop import Cancellation
 from corten.buildkit.agents import SessionAgents
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 
     from corten.api.buildkit.clients import Client
     from corten.api.buildkit.jobs import Job
-    from corten.build.contexts import BuildContext
     from corten.buildkit.proto import control_pb2 as pb
+    from corten.buildkit.sessions import Session
     from corten.engine.build_contexts import Contexts
     from corten.engine.engine import Engine
 
@@ -65,7 +64,6 @@ class Frontend:
         self._order = order
         self._inputs = inputs
         self._content = b""
-        self._agents: Mapping[str, str] = {}
 
     async def run(self) -> FrontendResult:
         """Errors: InvalidParameter, NotFound, DockerfileError, BuildFailed, Cancelled, those of pulls."""
@@ -78,12 +76,7 @@ class Frontend:
             failure = self._job.translator.failure
             raise located(error, self._order.query.dockerfile, self._content, failure) from error
         finally:
-            await asyncio.shield(self._close(contexts))
-
-    async def _close(self, contexts: Contexts) -> None:
-        if isinstance(self._agents, SessionAgents):
-            await self._agents.close()
-        await run_blocking(contexts.close)
+            await asyncio.shield(run_blocking(contexts.close))
 
     async def _run(self, contexts: Contexts) -> FrontendResult:
         sources = Sources(self._engine, self._job, self._client, self._order, self._inputs, contexts)
@@ -92,12 +85,13 @@ class Frontend:
             return FrontendResult(self._order, metadata=subrequests.answer(self._order, self._content))
         self._warn()
         main = await sources.main()
-        options = await self._options(sources, contexts.scratch)
+        options = await self._options(sources)
         result = FrontendResult(self._order)
         platforms = [str(item) for item in self._order.platforms] or [""]
         for number, platform in enumerate(platforms):
             named = await sources.named(platform)
-            result.built.append(await self._build(number, platform, main, named, options))
+            inputs = Gathered(main, named, BuildRequest(), self._content)
+            result.built.append(await self._build(number, platform, inputs, options, contexts.scratch))
             result.platforms.append(platform or str(this_machine()))
         return result
 
@@ -114,7 +108,7 @@ class Frontend:
                 {"warning": item.message, "rule": item.rule, "line": item.line, "file": name, "source": source}
             )
 
-    async def _options(self, sources: Sources, scratch: Path) -> BuildOptions:
+    async def _options(self, sources: Sources) -> BuildOptions:
         order, wishes = self._order, self._job.wishes
         query = replace(order.query, cache_from=tuple(await sources.cache_sources()))
         epoch = next((output.epoch for output in wishes.outputs if output.epoch), "")
@@ -127,48 +121,59 @@ class Frontend:
             rewrite_times=any(output.rewrite_times for output in wishes.outputs),
         )
         options = self._engine.builds.options(query, request)
-        session = await self._client.session()
-        if session is not None:
-            self._agents = SessionAgents(session, scratch)
         return replace(
             options,
-            secrets=SessionSecrets(session) if session is not None else {},
-            agents=self._agents,
             cache_namespace=order.cache_namespace,
             limits=replace(options.limits, hostname=order.hostname),
         )
 
-    async def _build(self, number: int, platform: str, main: BuildContext, named: NamedContexts, options: Any) -> Built:
+    async def _build(self, number: int, platform: str, inputs: Gathered, options: BuildOptions, scratch: Path) -> Built:
         job, is_alone = self._job, len(self._order.platforms) < 2
         query = replace(self._order.query, platform=platform, tags=self._names())
         build = job.ref if not number else f"{job.ref}-{number}"
         note: Document = {"id": build, "attributes": dict(job.attributes)}
+        cancellation = Cancellation()  # which ends with its build; others may follow
         session = await self._client.session()
         if session is not None and not query.tags and not query.remote:
             note["name"] = session.shared_key.partition(":")[0]  # clients make it of the directory's name
         if number:
             note["part_of"] = job.ref
-        order = BuildOrder(
-            query,
-            Gathered(main, named, BuildRequest(), self._content),
-            replace(options, platform=platform),
-            self._client.credentials_in_thread,
-            note,
-            is_recorded=not job.wishes.is_internal,
-        )
         last: Document = {}
-        cancellation = Cancellation()  # which ends with its build; others may follow
-        documents = self._engine.builds.solve(order, cancellation)
-        with job.cancellation.calling(cancellation.cancel):
-            async with contextlib.aclosing(documents) as stream:  # type: ignore[type-var]
-                async for document in stream:
-                    last = document
-                    if "aux" in document:
-                        # until it has its names, or is on its way: a prune must not take it
-                        held = self._engine.builds.held(document["aux"]["ID"])
-                        await run_blocking(job.held.enter_context, held)
-                    job.tell(of_part(document, number, "" if is_alone else platform))
+        async with _lent(session, scratch, cancellation) as (secrets, agents):
+            order = BuildOrder(
+                query,
+                inputs,
+                replace(options, platform=platform, secrets=secrets, agents=agents),
+                lambda host: self._client.credentials_in_thread(host, cancellation),
+                note,
+                is_recorded=not job.wishes.is_internal,
+            )
+            documents = self._engine.builds.solve(order, cancellation)
+            with job.cancellation.calling(cancellation.cancel):
+                async with contextlib.aclosing(documents) as stream:  # type: ignore[type-var]
+                    async for document in stream:
+                        last = document
+                        if "aux" in document:
+                            # until it has its names, or is on its way: a prune must not take it
+                            held = self._engine.builds.held(document["aux"]["ID"])
+                            await run_blocking(job.held.enter_context, held)
+                        job.tell(of_part(document, number, "" if is_alone else platform))
         return Built(last["aux"]["ID"], build, platform, tuple(last.get("stages", ())))
 
     def _names(self) -> tuple[str, ...]:
         return tuple(name for output in self._job.wishes.outputs for name in output.names)
+
+
+@contextlib.asynccontextmanager
+async def _lent(
+    session: Session | None, scratch: Path, cancellation: Cancellation
+) -> AsyncIterator[tuple[Mapping[str, bytes], Mapping[str, str]]]:
+    """What one build has of its client: secrets and agents."""
+    if session is None:
+        yield {}, {}
+        return
+    agents = SessionAgents(session, scratch, cancellation)
+    try:
+        yield SessionSecrets(session, cancellation), agents
+    finally:
+        await asyncio.shield(agents.close())
