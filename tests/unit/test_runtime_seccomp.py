@@ -294,19 +294,46 @@ def test_includes_and_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(excludes={"minKernel": "4.19"}) == []
 
 
-def test_profiles_in_both_forms_and_malformed_ones() -> None:
-    both = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "archMap": [{}]}
-    with pytest.raises(InvalidParameter, match="both 'architectures' and 'archMap'"):
-        seccomp_profile.resolve_profile(both, [])
-    twice = {
-        "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"name": "read", "names": ["write"], "action": "SCMP_ACT_KILL"}],
-    }
-    with pytest.raises(InvalidParameter, match="both 'name' and 'names'"):
-        seccomp_profile.resolve_profile(twice, [])
+def test_profiles_of_the_older_form() -> None:
     old = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "read", "action": "SCMP_ACT_KILL"}]}
+    seccomp_profile.check(old)
     assert seccomp_profile.resolve_profile(old, [])["syscalls"] == [{"names": ["read"], "action": "SCMP_ACT_KILL"}]
-    assert seccomp_profile.resolve_profile({}, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        ([], "seccomp profile: the document must be an object"),
+        ({}, "defaultAction is missing"),
+        ({"syscalls": "x"}, "defaultAction is missing"),
+        ({"defaultAction": ""}, "seccomp action  is not supported"),
+        ({"defaultAction": 1}, "defaultAction must be a string"),
+        ({"syscalls": "x"}, "syscalls must be a list"),
+        ({"syscalls": [{"names": ["read"]}]}, r"syscalls\[0\].action is missing"),
+        ({"syscalls": [{"names": "read", "action": "SCMP_ACT_KILL"}]}, r"syscalls\[0\].names must be a list"),
+        ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_MAYBE"}]}, "SCMP_ACT_MAYBE is not supported"),
+        ({"syscalls": [{"name": "read", "names": ["x"], "action": "SCMP_ACT_KILL"}]}, "both 'name' and 'names'"),
+        ({"syscalls": [{"action": "SCMP_ACT_KILL", "includes": {"minKernel": "x"}}]}, "invalid minKernel 'x'"),
+        ({"syscalls": [{"action": "SCMP_ACT_KILL", "excludes": {"caps": "x"}}]}, "excludes.caps must be a list"),
+        (
+            {"syscalls": [{**rule("KILL", (0, "EQ", -1)), "excludes": {"arches": ["s390"]}}]},
+            r"syscalls\[0\].args: .*-1",
+        ),
+        ({"syscalls": [rule("KILL", (0, "EQ", 1 << 64))]}, r"syscalls\[0\].args"),
+        ({"syscalls": [{**rule("ERRNO"), "errnoRet": -1}]}, r"syscalls\[0\].errnoRet: -1"),
+        ({"architectures": ["SCMP_ARCH_X68"]}, "seccomp profile: architectures: unknown architecture 'SCMP_ARCH_X68'"),
+        ({"archMap": [{"architecture": "SCMP_ARCH_X68"}]}, "unknown architecture 'SCMP_ARCH_X68'"),
+        (
+            {"architectures": ["SCMP_ARCH_X86"], "archMap": [{"architecture": "SCMP_ARCH_X86_64"}]},
+            "both 'architectures'",
+        ),
+    ],
+)
+def test_profiles_that_are_wrong_are_refused_before_a_start(profile: Any, text: str) -> None:
+    if isinstance(profile, dict) and text != "defaultAction is missing":
+        profile = {"defaultAction": "SCMP_ACT_ALLOW", **profile}
+    with pytest.raises(InvalidParameter, match=text):
+        seccomp_profile.check(profile)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +343,8 @@ def test_profiles_in_both_forms_and_malformed_ones() -> None:
         ({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NOPE"]}, "FLAG_NOPE is not supported"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}, "there is no listenerPath"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["amd64"]}, "unknown architecture 'amd64'"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X68"]}, "architecture 'SCMP_ARCH_X68'"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 70000}, "linux.seccomp.defaultErrnoRet: 70000"),
         (
             {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("KILL", (6, "EQ", 0))]},
             r"linux.seccomp.syscalls\[0\].args",
@@ -365,6 +394,7 @@ def test_tables_have_what_every_kernel_has() -> None:
 
 
 def test_dockers_profile_is_complete() -> None:
+    seccomp_profile.check(seccomp_profile.default_profile())
     profile = seccomp_profile.default_profile()
     unconditional = next(entry for entry in profile["syscalls"] if "read" in entry["names"])
     assert len(unconditional["names"]) == 361

@@ -46,6 +46,15 @@ def now_ns() -> int:
     return time.time_ns()
 
 
+def _told(error: Exception) -> str:
+    """Why a start failed, as inspect shows it."""
+    if isinstance(error, CortenError):
+        return error.message
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return f"internal error: {type(error).__name__}"
+
+
 class Lifecycle:
     """Changes of state of this daemon's containers."""
 
@@ -118,9 +127,9 @@ class Lifecycle:
                 # the last exit was kept until it would be recorded
                 await self._shims.forget(container.id)
             shim = await self._launch(live)
-        except (CortenError, OSError) as error:
+        except Exception as error:  # a defect of ours must not leave anybody waiting either
             state.exit_code = next((code for kind, code in _START_EXIT_CODES if isinstance(error, kind)), 128)
-            state.error = error.message if isinstance(error, CortenError) else (error.strerror or str(error)).lower()
+            state.error = _told(error)
             if state.status is Status.RESTARTING:
                 container.become(Status.EXITED)
             self._store.record(container)

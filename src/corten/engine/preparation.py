@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from corten.cdi.injection import Injection
 from corten.cgroup import systemd
@@ -94,11 +94,10 @@ class Preparation:
             return seccomp_profile.default_profile()
         try:
             profile = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            seccomp_profile.check(profile)
+        except (OSError, ValueError, RecursionError, InvalidParameter) as error:
             raise InvalidParameter(f"opening seccomp profile ({path}) failed: {error}") from error
-        if not isinstance(profile, dict):
-            raise InvalidParameter(f"opening seccomp profile ({path}) failed: an object is needed")
-        return profile
+        return cast("dict[str, Any]", profile)
 
     def directory(self, container_id: str) -> Path:
         return self._config.data_root / "containers" / container_id

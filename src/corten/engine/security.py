@@ -13,6 +13,7 @@ from typing import Any
 from corten.dockerapi.container import HostConfig
 from corten.engine import selinux
 from corten.errors import InvalidParameter
+from corten.runtime import seccomp_profile
 
 DEFAULT_CAPABILITIES = (
     "CAP_CHOWN",
@@ -121,8 +122,7 @@ def _check_profile(text: str) -> None:
         profile = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error
-    if not isinstance(profile, dict) or "defaultAction" not in profile:
-        raise InvalidParameter("Decoding seccomp profile failed: an object with a defaultAction is needed")
+    seccomp_profile.check(profile)
 
 
 def capabilities(host_config: HostConfig, known: tuple[str, ...]) -> list[str]:

@@ -58,6 +58,14 @@ ARCHITECTURES = {
     "SCMP_ARCH_AARCH64": "aarch64",
     "SCMP_ARCH_ARM": "arm",
 }
+# those of other machines, which the specification knows as well (config-linux.md, "Seccomp")
+_ELSEWHERE = frozenset(
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64", "PPC64LE", "S390", "S390X",
+        "PARISC", "PARISC64", "RISCV64", "LOONGARCH64", "M68K", "SH", "SHEB",
+    )
+)  # fmt: skip
 # native architecture -> the other one that its kernel runs
 _COMPATIBLE = {"x86_64": "x86", "aarch64": "arm"}
 FLAGS = {
@@ -82,21 +90,30 @@ _FORMAT = 3
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
 
-def check(seccomp: dict[str, Any]) -> None:
-    """``linux.seccomp``.  Errors: InvalidParameter naming the field."""
-    seccomp_listener.check(seccomp)
-    _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+def check(seccomp: dict[str, Any], place: str = "config.json: linux.seccomp.") -> None:
+    """``linux.seccomp``.  Errors: InvalidParameter naming the field, behind ``place``."""
+    seccomp_listener.check(seccomp, place)
+    _check_answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"), f"{place}defaultErrnoRet")
     filter_flags(seccomp)
     for name in seccomp.get("architectures") or ():
-        if not name.startswith("SCMP_ARCH_"):
-            raise InvalidParameter(f"config.json: linux.seccomp.architectures: unknown architecture '{name}'")
+        if name not in ARCHITECTURES and name not in _ELSEWHERE:
+            raise InvalidParameter(f"{place}architectures: unknown architecture '{name}'")
     for index, rule in enumerate(seccomp.get("syscalls") or ()):
-        _answer(rule["action"], rule.get("errnoRet"))
+        _check_answer(rule["action"], rule.get("errnoRet"), f"{place}syscalls[{index}].errnoRet")
         for argument in rule.get("args") or ():
-            if argument["op"] not in OPERATORS or not 0 <= argument["index"] <= 5:
-                raise InvalidParameter(
-                    f"config.json: linux.seccomp.syscalls[{index}].args: {json.dumps(argument)} is invalid"
-                )
+            if not _is_argument(argument):
+                raise InvalidParameter(f"{place}syscalls[{index}].args: {json.dumps(argument)} is invalid")
+
+
+def _check_answer(action: str, errno_ret: int | None, field: str) -> None:
+    _answer(action, errno_ret)
+    if errno_ret is not None and not 0 <= errno_ret <= 0xFFFF:
+        raise InvalidParameter(f"{field}: {errno_ret} is no error number")
+
+
+def _is_argument(argument: dict[str, Any]) -> bool:
+    values = (argument["value"], argument.get("valueTwo") or 0)
+    return argument["op"] in OPERATORS and 0 <= argument["index"] <= 5 and all(0 <= value < 1 << 64 for value in values)
 
 
 # -- compiler --------------------------------------------------------------------------------------------------------

@@ -23,18 +23,19 @@ _FD_NAME = "seccompFd"  # the specification's name for it
 _NEEDED = "sendmsg"
 
 
-def check(seccomp: dict[str, Any]) -> None:
-    """Errors: InvalidParameter naming what does not go together."""
+def check(seccomp: dict[str, Any], place: str) -> None:
+    """Errors: InvalidParameter naming what does not go together, behind ``place``."""
     rules = [rule for rule in seccomp.get("syscalls") or () if rule.get("action") == ACTION]
-    place = "config.json: linux.seccomp"
     if seccomp.get("defaultAction") == ACTION:
-        raise InvalidParameter(f"{place}.defaultAction: {ACTION} cannot be the default")
+        raise InvalidParameter(f"{place}defaultAction: {ACTION} cannot be the default")
     if rules and not seccomp.get("listenerPath"):
-        raise InvalidParameter(f"{place}.listenerPath: {ACTION} needs somebody who listens")
+        raise InvalidParameter(f"{place}listenerPath: {ACTION} needs somebody who listens")
     if seccomp.get("listenerMetadata") and not seccomp.get("listenerPath"):
-        raise InvalidParameter(f"{place}.listenerMetadata: there is no listenerPath")
+        raise InvalidParameter(f"{place}listenerMetadata: there is no listenerPath")
     if any(_NEEDED in rule["names"] for rule in rules):
-        raise InvalidParameter(f"{place}: {_NEEDED} cannot be handed over: it is how the listener gets the filter")
+        raise InvalidParameter(
+            f"{place}syscalls: {_NEEDED} cannot be handed over: it is how the listener gets the filter"
+        )
 
 
 def is_wanted(seccomp: dict[str, Any]) -> bool:

@@ -12,10 +12,65 @@ from pathlib import Path
 from typing import Any
 
 from corten.errors import InvalidParameter
+from corten.runtime import seccomp
+from corten.runtime.shapes import check_shape
 
 _PROFILES = Path(__file__).parent / "profiles"
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
+
+_CONDITIONS = {"caps": [str], "arches": [str], "minKernel": str}
+_SHAPE: dict[str, Any] = {
+    "defaultAction!": str,
+    "defaultErrnoRet": int,
+    "architectures": [str],
+    "archMap": [{"architecture!": str, "subArchitectures": [str]}],
+    "flags": [str],
+    "listenerPath": str,
+    "listenerMetadata": str,
+    "syscalls": [
+        {
+            "name": str,
+            "names": [str],
+            "action!": str,
+            "errnoRet": int,
+            "args": [{"index!": int, "value!": int, "valueTwo": int, "op!": str}],
+            "includes": _CONDITIONS,
+            "excludes": _CONDITIONS,
+        }
+    ],
+}
+
+
+def check(profile: Any) -> None:
+    """A profile in Docker's format, with the rules for other capabilities, kernels and machines.
+
+    Errors: InvalidParameter naming what is wrong.
+    """
+    check_shape(profile, _SHAPE, document="seccomp profile")
+    if profile.get("architectures") and profile.get("archMap"):
+        raise InvalidParameter("seccomp profile: both 'architectures' and 'archMap' are specified")
+    rules = profile.get("syscalls") or []
+    for rule in rules:
+        if rule.get("name") and rule.get("names"):
+            raise InvalidParameter("seccomp profile: both 'name' and 'names' are specified")
+        for conditions in (rule.get("includes"), rule.get("excludes")):
+            if conditions and conditions.get("minKernel"):
+                _kernel_at_least(conditions["minKernel"])
+    pairs = profile.get("archMap") or ()
+    every = [name for pair in pairs for name in (pair["architecture"], *(pair.get("subArchitectures") or ()))]
+    seccomp.check(
+        {
+            **profile,
+            "architectures": profile.get("architectures") or every,
+            "syscalls": [{**rule, "names": _names(rule)} for rule in rules],
+        },
+        "seccomp profile: ",
+    )
+
+
+def _names(rule: dict[str, Any]) -> list[str]:
+    return rule.get("names") or ([rule["name"]] if rule.get("name") else [])
 
 
 def default_profile() -> dict[str, Any]:
@@ -28,7 +83,7 @@ def _kernel_at_least(text: str) -> bool:
     try:
         wanted = tuple(int(part) for part in text.split("."))
     except ValueError:
-        raise InvalidParameter(f"Loading seccomp profile failed: invalid minKernel '{text}'") from None
+        raise InvalidParameter(f"seccomp profile: invalid minKernel '{text}'") from None
     release = re.match(r"[\d.]+", os.uname().release)
     present = tuple(int(part) for part in release[0].split(".") if part) if release else ()
     return present[: len(wanted)] >= wanted
@@ -50,35 +105,23 @@ def _applies(rule: dict[str, Any], capabilities: set[str], architecture: str) ->
 
 
 def resolve_profile(profile: dict[str, Any], capabilities: list[str]) -> dict[str, Any]:
-    """Docker's format -> ``linux.seccomp`` for these capabilities on this machine; {} for a profile that says nothing.
-
-    Errors: InvalidParameter for a malformed profile.
-    """
-    if not profile.get("defaultAction") and not profile.get("syscalls"):
-        return {}
+    """Docker's format, checked -> ``linux.seccomp`` for these capabilities on this machine."""
     machine = os.uname().machine
     architecture = _GO_ARCHITECTURE.get(machine, machine)
     held = set(capabilities)
-    resolved: dict[str, Any] = {"defaultAction": profile.get("defaultAction") or ""}
+    resolved: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
     if profile.get("defaultErrnoRet") is not None:
         resolved["defaultErrnoRet"] = profile["defaultErrnoRet"]
     for name in ("flags", "listenerPath", "listenerMetadata"):
         if profile.get(name):
             resolved[name] = profile[name]
-    architectures = list(profile.get("architectures") or ())
-    if profile.get("archMap"):
-        if architectures:
-            raise InvalidParameter("Loading seccomp profile failed: both 'architectures' and 'archMap' are specified")
-        for entry in profile["archMap"]:
-            if entry["architecture"] == _NATIVE.get(machine):
-                architectures = [entry["architecture"], *(entry.get("subArchitectures") or ())]
-    resolved["architectures"] = architectures
+    resolved["architectures"] = list(profile.get("architectures") or ())
+    for entry in profile.get("archMap") or ():
+        if entry["architecture"] == _NATIVE.get(machine):
+            resolved["architectures"] = [entry["architecture"], *(entry.get("subArchitectures") or ())]
     resolved["syscalls"] = []
     for rule in profile.get("syscalls") or ():
-        if rule.get("name") and rule.get("names"):
-            raise InvalidParameter("Loading seccomp profile failed: both 'name' and 'names' are specified")
         if _applies(rule, held, architecture):
-            names = rule.get("names") or ([rule["name"]] if rule.get("name") else [])
             kept = {key: rule[key] for key in ("action", "errnoRet", "args") if rule.get(key) is not None}
-            resolved["syscalls"].append({"names": names, **kept})
+            resolved["syscalls"].append({"names": _names(rule), **kept})
     return resolved

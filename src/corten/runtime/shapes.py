@@ -173,44 +173,45 @@ SPEC: dict[str, Any] = {
 }
 
 
-def check_shape(value: Any, shape: Shape, path: str = "") -> None:
+def check_shape(value: Any, shape: Shape, path: str = "", *, document: str = "config.json") -> None:
     """Compare a document with a shape; null counts as absent.
 
+    document: what it is called in errors
     Errors: InvalidParameter naming the path of the first field that differs.
     """
     if isinstance(shape, list):
-        _check_type(value, list, path)
+        _check_type(value, list, path, document)
         if isinstance(shape[0], type) and set(map(type, value)) <= {shape[0]}:
             return  # most lists are long and plain
         for index, item in enumerate(value):
-            check_shape(item, shape[0], f"{path}[{index}]")
+            check_shape(item, shape[0], f"{path}[{index}]", document=document)
     elif isinstance(shape, dict):
-        _check_type(value, dict, path)
-        _check_object(value, shape, path)
+        _check_type(value, dict, path, document)
+        _check_object(value, shape, path, document)
     else:
-        _check_type(value, shape, path)
+        _check_type(value, shape, path, document)
 
 
-def _check_object(value: dict[str, Any], shape: dict[str, Any], path: str) -> None:
+def _check_object(value: dict[str, Any], shape: dict[str, Any], path: str, document: str) -> None:
     every = shape.get("*")
     if every is not None:
         for key, item in value.items():
-            check_shape(item, every, f"{path}.{key}")
+            check_shape(item, every, f"{path}.{key}", document=document)
         return
     for field, inner in shape.items():
         name = field.removesuffix("!")
         item = value.get(name)
         if item is None:
             if name != field:
-                raise InvalidParameter(f"config.json: {_below(path, name)} is missing")
+                raise InvalidParameter(f"{document}: {_below(path, name)} is missing")
         elif type(item) is not inner:
-            check_shape(item, inner, _below(path, name))
+            check_shape(item, inner, _below(path, name), document=document)
 
 
 def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _check_type(value: Any, kind: type, path: str) -> None:
+def _check_type(value: Any, kind: type, path: str, document: str) -> None:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidParameter(f"config.json: {path or 'the document'} must be {_NAMES[kind]}")
+        raise InvalidParameter(f"{document}: {path or 'the document'} must be {_NAMES[kind]}")
