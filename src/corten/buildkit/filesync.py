@@ -34,6 +34,7 @@ _MAX_ERROR = 2048
 _FAREWELL_S = 1.0
 _BATCH = 4 << 20
 _TURN = 500  # entries of a listing before others get their turn
+_GATHER_S = 0.001
 _FIN = Packet(type=Packet.PACKET_FIN).SerializeToString()
 
 
@@ -116,10 +117,12 @@ class FileSync:
         """
         while True:
             await self._come()
-            for _ in range(min(len(self._ahead), _TURN)):
+            count = min(len(self._ahead), _TURN)
+            for _ in range(count):
                 if not take(self._ahead.popleft()):
                     return
-            await asyncio.sleep(0)
+            # the client sends a few at a time: to wake up for each would take it the processor
+            await asyncio.sleep(0 if count == _TURN else _GATHER_S)
 
     async def receive(self, take: Callable[[list[tuple[int, bytes]]], Awaitable[None]]) -> None:
         """Give (number, data) to ``take`` in batches, data being empty at a file's end, until the call is over.

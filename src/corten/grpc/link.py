@@ -61,6 +61,7 @@ _FAREWELL_S = 5.0
 _COUNTED_EVERY = 1 << 20
 _BURST = 128  # frames that are taken in before others get their turn
 _RUN_COST = 16  # messages of a run that cost as much as one frame alone
+_GATHERED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,17 @@ class Link(asyncio.Protocol):
         self._uncounted = 0  # bytes since what is held was added up
         self._is_paused = False
         self._broken: GrpcError | None = None
-        self._h2 = H2Connection(H2Configuration(client_side=self.is_client, header_encoding=None))
+        self._pending = b""  # to be handed over at the end of this turn of the loop
+        self._unsent = 0  # bytes of calls among them
+        self._is_flush_due = False
+        config = H2Configuration(
+            client_side=self.is_client,
+            header_encoding=None,
+            # what is sent is made here, in lower case and checked by ``metadata``
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        self._h2 = H2Connection(config)
         # they count from the first byte on: a peer that does not acknowledge them is bound by them all the same
         self._h2.local_settings = Settings(
             client=self.is_client,
@@ -202,14 +213,24 @@ class Link(asyncio.Protocol):
         self._make_room()
 
     def flush(self) -> None:
-        """Hand over what h2 wants to send."""
-        self._write(b"")
+        """Have handed over what h2 wants to send: all of one turn of the loop at once, an answer with its status."""
+        if self._is_flush_due:
+            return
+        self._is_flush_due = True
+        self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._is_flush_due = False
+        self._unsent = 0
+        data = self._pending + self._h2.data_to_send()
+        self._pending = b""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
     def _write(self, frame: bytes) -> None:
         """A frame of our own, after what h2 wants to send."""
-        data = self._h2.data_to_send() + frame
-        if data and not self.transport.is_closing():
-            self.transport.write(data)
+        self._pending += self._h2.data_to_send() + frame
+        self.flush()
 
     def close(self) -> None:
         """Say goodbye; every call ends."""
@@ -226,7 +247,7 @@ class Link(asyncio.Protocol):
 
     def _break(self, error: GrpcError) -> None:
         self._fail_all(error)
-        self.flush()
+        self._flush_now()
         self.transport.close()
         self._loop.call_later(_FAREWELL_S, self.transport.abort)  # it may not read any more
 
@@ -365,7 +386,11 @@ class Link(asyncio.Protocol):
 
     def send_data(self, stream_id: int, data: bytes, *, last: bool) -> None:
         self._h2.send_data(stream_id, data, end_stream=last)
-        self.flush()
+        self._unsent += len(data)
+        if self._unsent >= _GATHERED:
+            self._flush_now()  # which tells whether the other side keeps up
+        else:
+            self.flush()
 
     def send_headers(self, stream_id: int, headers: Headers, *, last: bool = False) -> None:
         self._h2.send_headers(stream_id, headers, end_stream=last)
