@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from corten.build.tree import Node
-from corten.buildkit.proto.fsutil_pb2 import Stat
 from corten.errors import InvalidParameter
 from corten.image import tarheader as header
+
+if TYPE_CHECKING:
+    from corten.buildkit.proto.fsutil_pb2 import Stat
 
 MAX_ENTRIES = 2_000_000
 MAX_NAMES = 512 << 20  # bytes of all paths, links and attributes together

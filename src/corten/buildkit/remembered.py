@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import TYPE_CHECKING
 
-from corten.buildkit.listing import Entry
+if TYPE_CHECKING:
+    from corten.buildkit.listing import Entry  # speaks protobuf, which no daemon imports before it is used
 
 MAX_ENTRIES = 65_536  # some 600 bytes each
 _MAX_PACKET = 512
