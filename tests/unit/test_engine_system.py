@@ -104,8 +104,13 @@ def test_the_status_of_overlay(monkeypatch, tmp_path):
     names = ["Backing Filesystem", "Supports d_type", "Using metacopy", "Native Overlay Diff", "userxattr"]
     assert [row[0] for row in overlay_status(tmp_path)] == names
     monkeypatch.setattr(host_support, "read_text", lambda path: "Y" if path.endswith("metacopy") else "N")
+    monkeypatch.setattr(host_support.user_namespace, "is_initial", lambda: True)
     assert dict(overlay_status(tmp_path))["Native Overlay Diff"] == "false"
     assert dict(overlay_status(tmp_path))["Using metacopy"] == "true"
+    assert dict(overlay_status(tmp_path))["userxattr"] == "false"
+    monkeypatch.setattr(host_support.user_namespace, "is_initial", lambda: False)
+    rootless = dict(overlay_status(tmp_path))
+    assert [rootless[name] for name in names[2:]] == ["false", "true", "true"]
 
 
 class FakeEngine:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corten.cgroup.hierarchy import Hierarchies
-from corten.linux import mounts
+from corten.linux import mounts, user_namespace
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 _EXT = ("ext2", "ext3", "ext4")
@@ -158,13 +158,15 @@ def filesystem_of(path: Path) -> str:
 def overlay_status(path: Path) -> list[list[str]]:
     """``DriverStatus`` of overlay2."""
     options = Path("/sys/module/overlay/parameters")
-    metacopy = read_text(f"{options}/metacopy") == "Y"
-    redirects = read_text(f"{options}/redirect_dir") == "Y"
+    # a user namespace has attributes of its own (``linux.overlay``), and with those nothing is moved by reference
+    own = not user_namespace.is_initial()
+    metacopy = not own and read_text(f"{options}/metacopy") == "Y"
+    redirects = not own and read_text(f"{options}/redirect_dir") == "Y"
     return [
         ["Backing Filesystem", filesystem_of(path)],
         ["Supports d_type", "true"],
         ["Using metacopy", str(metacopy).lower()],
         # what lies in the upper directory is the whole difference, unless directories are moved by reference
         ["Native Overlay Diff", str(not metacopy and not redirects).lower()],
-        ["userxattr", "false"],
+        ["userxattr", str(own).lower()],
     ]

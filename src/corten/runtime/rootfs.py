@@ -190,7 +190,7 @@ def _write_sysctl(procfs: int, name: str, value: str) -> None:
     except FileNotFoundError:
         raise InvalidParameter(f"sysctl '{name}' does not exist on this kernel") from None
     except OSError as error:
-        raise OSError(error.errno, f"sysctl {name}={value}: {(error.strerror or '').lower()}") from error
+        raise OSError(error.errno, f"{name}={value}: {(error.strerror or '').lower()}") from error
 
 
 def pivot(root: int) -> None:
