@@ -159,7 +159,12 @@ def test_what_is_wrong_is_said(networked: Daemon, compose: tuple[Compose, int, s
 
 
 @pytest.mark.needs("newest compose", "buildx")
-def test_images_are_built_over_buildkit_s_protocol(networked: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["bake", "its own"])
+def test_images_are_built_over_buildkit_s_protocol(
+    networked: Daemon, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through buildx's bake, or without it as all of Compose 2 before 2.37 did."""
+    monkeypatch.setenv("COMPOSE_BAKE", str(way == "bake").lower())
     plugins = networked.directory / "cli-plugins"
     plugins.mkdir(exist_ok=True)
     if not (plugins / "docker-buildx").exists():

@@ -169,6 +169,7 @@ def test_exporters_are_typed() -> None:
     assert (one.number, one.names, one.push, one.is_stored) == (0, ("a", "b:2"), True, True)
     assert one.annotations == ("index[linux/arm64]:x.y=z", "manifest:k=v")
     assert (two.number, two.split, two.is_stored) == (1, False, False)
+    assert outputs(("docker", {"name": "a", "load": "true"}))[0].names == ("a",)  # Compose without bake says so
     assert outputs(("oci", {"force-compression": "true"}))[0].compression == "gzip"
     packed = outputs(("docker", {"compression": "zstd", "compression-level": "3", "oci-mediatypes": "false"}))[0]
     assert (packed.compression, packed.level, packed.oci_types) == ("zstd", 3, False)
