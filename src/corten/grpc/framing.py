@@ -41,6 +41,10 @@ class MessageReader:
         """No message has begun."""
         return not self._buffer and self._wanted < 0
 
+    def drop(self) -> None:
+        """Nothing more is wanted: what has come of a message is not kept."""
+        self._buffer = bytearray()
+
     def feed(self, data: bytes | memoryview) -> list[bytes]:
         """The messages that are complete now.
 

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary, WeakSet
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -67,16 +68,18 @@ _GATHERED = 1 << 16
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """message_bytes: one message; stream_window: bytes that a peer may send before somebody takes them;
-    streams: at once on a connection; held_bytes: of all streams together
+    streams: at once on a connection; held_bytes: of all streams together; all_held_bytes: of all connections together
     """
 
     message_bytes: int = MAX_MESSAGE
     stream_window: int = 4 << 20
     streams: int = 256
     held_bytes: int = 128 << 20
+    all_held_bytes: int = 192 << 20
 
 
 DEFAULT_LIMITS = Limits()
+_links: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Link]] = WeakKeyDictionary()  # connections of a loop
 
 
 class Link(asyncio.Protocol):
@@ -127,6 +130,7 @@ class Link(asyncio.Protocol):
                 SettingCodes.ENABLE_PUSH: 0,
             },
         )
+        _links.setdefault(self._loop, WeakSet()).add(self)
         self._h2.max_inbound_frame_size = _LARGEST_FRAME
         self._h2.decoder.max_header_list_size = _HEADER_BYTES
 
@@ -353,8 +357,19 @@ class Link(asyncio.Protocol):
         if self._uncounted < _COUNTED_EVERY:
             return
         self._uncounted = 0
-        if sum(stream.buffered for stream in self._streams.values()) > self.limits.held_bytes:
-            self._break(GrpcError(Code.RESOURCE_EXHAUSTED, "the connection's calls hold too much that nobody takes"))
+        if self.held > self.limits.held_bytes:
+            self._cut_off()
+        links = _links[self._loop]
+        if sum(link.held for link in links) > self.limits.all_held_bytes:
+            max(links, key=lambda link: link.held)._cut_off()
+
+    @property
+    def held(self) -> int:
+        """Bytes that have come and nobody has taken."""
+        return sum(stream.buffered for stream in self._streams.values())
+
+    def _cut_off(self) -> None:
+        self._break(GrpcError(Code.RESOURCE_EXHAUSTED, "the connection's calls hold too much that nobody takes"))
 
     def _ended(self, stream: Stream) -> None:
         stream.end_there()

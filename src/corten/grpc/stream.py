@@ -109,6 +109,7 @@ class Stream:
         """The first error stays."""
         if self.error is None:
             self.error = error
+        self._reader.drop()
         self._tell()
         self.make_room()
 

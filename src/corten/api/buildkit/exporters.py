@@ -19,9 +19,10 @@ _TRUE, _FALSE = frozenset({"1", "t", "true"}), frozenset({"0", "f", "false", ""}
 _ANNOTATION = re.compile(r"annotation(?:-(manifest|index|manifest-descriptor|index-descriptor))?(\[[^]]+\])?\.(.+)")
 _PACKED = frozenset(
     """
-    name load push push-by-digest registry.insecure unpack dangling-name-prefix danging-name-empty-only name-canonical store
-    oci-mediatypes oci-artifact attestation-inline prefer-nondist-layers source-date-epoch compression
-    force-compression compression-level rewrite-timestamp tar prefer-image-digest buildinfo buildinfo-attrs context
+    name load push push-by-digest registry.insecure unpack dangling-name-prefix danging-name-empty-only
+    name-canonical store oci-mediatypes oci-artifact attestation-inline prefer-nondist-layers source-date-epoch
+    compression force-compression compression-level rewrite-timestamp tar prefer-image-digest buildinfo
+    buildinfo-attrs context
     """.split()
 )
 _OF_FILES = frozenset({"platform-split", "attestation-prefix", "source-date-epoch", "mode"})
