@@ -237,3 +237,49 @@ def test_switched_off(tmp_path: Path, busybox_tar: Path, cgroup_parent: str, fla
         daemon.remove_containers()
     finally:
         daemon.stop()
+
+
+# -- builds -----------------------------------------------------------------------------------------------------------
+
+DOCKERFILE = """FROM busybox
+RUN --device=vendor.example/thing=zero,required --device=vendor.example/thing=nosuch \\
+    sh -c 'echo $THING; head -c 4 /dev/thing/endless | md5sum; cat /vendor/file' > /said
+RUN test ! -e /dev/thing/endless && test ! -s /vendor/file
+"""
+SAID = "zero\nf1d3ff8443297732862df21dc4e57262  -\nof the vendor\n"
+
+
+def build_by_corten(daemon: Daemon, *words: str) -> Any:
+    return daemon.corten("build", *words, check=False)
+
+
+def build_by_buildx(daemon: Daemon, *words: str) -> Any:
+    lacking("newest docker", "buildx")
+    plugins = daemon.directory / "cli-plugins"
+    plugins.mkdir(exist_ok=True)
+    if not (plugins / "docker-buildx").exists():
+        (plugins / "docker-buildx").symlink_to(CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx")
+    return daemon.run([NEWEST, "buildx", "build", "--progress=plain", *words], check=False)
+
+
+@pytest.mark.parametrize("build", [build_by_corten, build_by_buildx])
+def test_steps_have_devices_when_the_client_grants_them(host: Daemon, tmp_path: Path, build: Any) -> None:
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    with host.without_new_images():
+        done = build(host, str(tmp_path))
+        assert done.returncode != 0
+        assert "device vendor.example/thing=zero is requested by the build but not allowed" in done.stderr
+        for grant in ("device", "device=vendor.example/thing=zero"):
+            done = build(host, "--no-cache", "--allow", grant, "-t", "built", str(tmp_path))
+            assert done.returncode == 0, done.stderr
+            assert "device vendor.example/thing=nosuch is not there" in done.stderr
+            assert host.docker("run", "--rm", "built", "cat", "/said").stdout == SAID
+        done = build(host, "--allow", "device", "-t", "built", str(tmp_path))
+        assert "CACHED" in done.stderr
+
+
+def test_buildx_lists_devices(host: Daemon) -> None:
+    build_by_buildx(host, "--help")
+    said = host.run([NEWEST, "buildx", "inspect"]).stdout
+    assert "Devices:" in said
+    assert "vendor.example/thing=zero" in said

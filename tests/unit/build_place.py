@@ -15,6 +15,7 @@ from corten.build.cache import StepCache
 from corten.build.context import Context
 from corten.build.options import BuildOptions
 from corten.build.workshop import Cancellation, Report, Step
+from corten.cdi.catalogue import Found
 from corten.errors import NotFound
 from corten.image.pipes import iterated
 from corten.image.store import ImageStore
@@ -63,6 +64,7 @@ class FakeWorkshop:
         self.started = threading.Event()
         self.pulled: list[tuple[str, str]] = []
         self.registry: dict[str, bytes] = {}
+        self.found = Found()
 
     def run(
         self,
@@ -108,6 +110,9 @@ class FakeWorkshop:
         elif action == "fail":
             return int(rest)
         return 0
+
+    def devices(self) -> Found:
+        return self.found
 
     def remove(self, container_id: str) -> None:
         self.containers.discard(container_id)

@@ -358,7 +358,7 @@ def test_labels_of_the_client_are_the_last_step(place: Workplace) -> None:
     [
         ("FROM base\nRUN --security=insecure write a b\n", Forbidden, "security.insecure"),
         ("FROM base\nRUN --network=host write a b\n", Forbidden, "network.host"),
-        ("FROM base\nRUN --device=x write a b\n", NotFound, "--device"),
+        ("FROM base\nRUN --device=x,required write a b\n", NotFound, '"x" is not registered'),
         ("FROM base\nCOPY ${A:?needed} /\n", DockerfileError, "A: needed"),
         ("FROM ${NONE}\n", DockerfileError, "should not be blank"),
         ("FROM base\nENV ${X}=1\n", DockerfileError, "can not be blank"),

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from corten.build import config
 from corten.build.cache import key_of
+from corten.build.devices import chosen, read_grants
 from corten.build.emulation import can_run
 from corten.build.mounts import RunMounts
 from corten.build.workshop import BuildFailed, Cancelled, Step
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.source import heredoc_mark
-from corten.errors import CortenError, Forbidden, NotFound, Unavailable
+from corten.errors import CortenError, Forbidden, Unavailable
 from corten.oci.platform import from_document, this_machine
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class RunStep:
         self._build = run.build
         self._instruction = instruction
         self._check_rights()
+        self._devices = self._chosen_devices()
         self._script = b""
         self._script_name = ""
         self._command = self._words()
@@ -48,10 +50,16 @@ class RunStep:
             raise Forbidden(
                 "network.host is not allowed: build with --network=host or --allow network.host to grant it"
             )
-        if instruction.devices:
-            raise NotFound(
-                f"RUN --device: {instruction.devices[0]} is no device of this engine, which reads no CDI files"
-            )
+
+    def _chosen_devices(self) -> tuple[str, ...]:
+        wanted, build = self._instruction.devices, self._build
+        if not wanted:
+            return ()
+
+        def missing(name: str) -> None:
+            self._run.output(f"device {name} is not there: the step goes without it\n", is_error=True)
+
+        return tuple(chosen(build.workshop.devices(), wanted, read_grants(build.options.allow), missing))
 
     def _words(self) -> tuple[str, ...]:
         instruction = self._instruction
@@ -92,6 +100,7 @@ class RunStep:
             self._instruction.security if self._instruction.security == "insecure" else "",
             self._script.decode("utf-8", "surrogateescape"),
             *filter(None, (self._build.options.limits.hostname,)),
+            *(f"device {name}" for name in self._devices),
         )
 
         def layer(intake: Intake, parent: Layer | None) -> Staged | None:
@@ -102,6 +111,7 @@ class RunStep:
                 "instruction": self._instruction.original,
                 **{f"argument {item.partition('=')[0]}": key_of(item) for item in arguments},
                 **mounts.inputs,
+                **({"devices": ", ".join(self._devices)} if self._devices else {}),
             }
 
         return Made(line, key, layer, inputs)
@@ -133,6 +143,7 @@ class RunStep:
                 limits=build.options.limits,
                 mounts=attached,
                 is_privileged=self._instruction.security == "insecure",
+                devices=self._devices,
             )
             stack.enter_context(build.running_slot())
             return self._in_container(step, intake, parent, mounts)

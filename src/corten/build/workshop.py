@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from corten.cdi.catalogue import Found
 from corten.errors import CortenError
 
 Document = dict[str, Any]
@@ -111,6 +112,7 @@ class Step:
 
     command: what is executed; environment: beside the image's; network: "" for the build's own
     is_privileged: without what confines ordinary containers
+    devices: names of CDI devices
     """
 
     image: str
@@ -120,6 +122,7 @@ class Step:
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[StepMount, ...] = ()
     is_privileged: bool = False
+    devices: tuple[str, ...] = ()
 
 
 class Workshop(Protocol):
@@ -141,6 +144,10 @@ class Workshop(Protocol):
 
     def remove(self, container_id: str) -> None:
         """Also one that runs; nothing there is no error."""
+        ...
+
+    def devices(self) -> Found:
+        """Devices of this machine that steps may ask for."""
         ...
 
     def pull(self, reference: str, platform: str, report: Report, cancellation: Cancellation) -> None:

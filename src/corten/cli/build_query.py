@@ -24,7 +24,7 @@ _NUMBERS = {
     "cpu-quota": "cpuquota",
     "shm-size": "shmsize",
 }
-ENTITLEMENTS = ("network.host", "security.insecure")
+ENTITLEMENTS = ("network.host", "security.insecure", "device")
 
 
 def build_arguments(pairs: list[str]) -> dict[str, str | None]:
@@ -88,9 +88,11 @@ def query(
 
 def document(options: flags.Options, *, rewrite_times: bool) -> dict[str, Any]:
     """What only this daemon knows.  Errors: InvalidParameter, NotFound."""
-    allowed = [item for text in options.many("allow") for item in text.split(",")]
+    allowed: list[str] = []
+    for text in options.many("allow"):
+        allowed += [text] if text.startswith("device=") else text.split(",")
     for name in allowed:
-        if name not in ENTITLEMENTS:
+        if name not in ENTITLEMENTS and not name.startswith("device="):
             raise InvalidParameter(f"invalid entitlement {name!r}: one of {', '.join(ENTITLEMENTS)}")
     filtered = [item for text in options.many("no-cache-filter") for item in text.split(",") if item]
     asked = {

@@ -16,6 +16,7 @@ from corten.dockerfile.source import Heredoc, LogicalLine, heredoc_mark
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
 _MOUNT_TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 _MILLISECOND_NS = 10**6
+_BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
 def check_trigger(keyword: str, line: LogicalLine) -> None:
@@ -161,15 +162,42 @@ def _label(given: _Given) -> ins.Label:
     return ins.Label(line=given.line, keyword="LABEL", original=given.original, pairs=_pairs(given))
 
 
-def _mount(text: str, given: _Given) -> ins.Mount:
+def _fields(text: str, given: _Given, flag: str) -> list[str]:
+    """Values between commas."""
     import csv
 
     try:
         rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise given.error(f"failed to parse csv mounts: {error}", "--mount") from None
+        raise given.error(f"failed to parse csv {flag}s: {error}", f"--{flag}") from None
+    return rows[0] if rows else []
+
+
+def _device(text: str, given: _Given) -> ins.Device:
+    """``NAME[,required]``, in any order; ``vendor/class=name`` is a name too."""
+    name, required = "", False
+    for item in _fields(text, given, "device"):
+        key, equals, value = item.partition("=")
+        if key.lower() == "required":
+            if equals and value.lower() not in _BOOLEANS:
+                raise given.error(f"invalid value for required: {value}", "--device")
+            required = not equals or _BOOLEANS[value.lower()]
+        elif key.lower() == "name" and equals:
+            if name:
+                raise given.error(f"device name already set to {name}", "--device")
+            name = value
+        elif name:
+            raise given.error(f"unexpected {item!r} beside the device {name}", "--device")
+        else:
+            name = item
+    if not name:
+        raise given.error("a device needs a name", "--device")
+    return ins.Device(name, required)
+
+
+def _mount(text: str, given: _Given) -> ins.Mount:
     options: dict[str, str] = {}
-    for item in rows[0] if rows else ():
+    for item in _fields(text, given, "mount"):
         name, _, value = item.partition("=")
         options[name.lower()] = value
     kind = options.pop("type", "bind")
@@ -199,7 +227,7 @@ def _run(given: _Given) -> ins.Run:
         mounts=tuple(_mount(text, given) for text in given.flags.listed("mount")),
         network=network,
         security=security,
-        devices=given.flags.listed("device"),
+        devices=tuple(_device(text, given) for text in given.flags.listed("device")),
     )
 
 

@@ -70,6 +70,14 @@ class Mount:
     options: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """``--device`` of RUN: a name as it is written; a step without it fails when it is required."""
+
+    name: str
+    required: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Instruction):
     command: Command
@@ -77,7 +85,7 @@ class Run(Instruction):
     mounts: tuple[Mount, ...] = ()
     network: str = ""
     security: str = ""
-    devices: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

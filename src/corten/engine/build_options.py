@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from corten.build.devices import read_grants
 from corten.build.options import BuildOptions
 from corten.build.workshop import Limits
 from corten.dockerapi.build import BuildQuery
@@ -29,6 +30,7 @@ def build_options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
         parse_platform(query.platform)
     if query.network.startswith("container:") and len(query.network) == len("container:"):
         raise InvalidParameter("invalid network mode: a container is missing in container:<name|id>")
+    read_grants(request.allow)
     return BuildOptions(
         dockerfile=query.dockerfile,
         tags=query.tags,

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from corten.build.loops import on_loop
 from corten.build.workshop import Cancellation, Cancelled, Report, Step
+from corten.cdi.catalogue import Found
 from corten.dockerapi.container import (
     ContainerCreate,
+    DeviceRequest,
     HealthConfig,
     HostConfig,
     ImageOptions,
@@ -24,6 +26,7 @@ from corten.dockerapi.container import (
 from corten.dockerapi.queries import AttachQuery
 from corten.dockerapi.registry_auth import RegistryAuth
 from corten.engine.containers import Containers
+from corten.engine.devices import CDI
 from corten.engine.registries import Registries
 from corten.errors import Conflict, CortenError, NotFound
 from corten.oci import reference
@@ -39,7 +42,7 @@ class EngineWorkshop:
     """A ``Workshop`` over this engine's containers and registries, for one build.
 
     credentials: of a registry, as the client gives them, called in the builds' threads
-    network: of steps that ask for none
+    network: of steps that ask for none; devices: looks for those of this machine
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class EngineWorkshop:
         registries: Registries,
         credentials: Callable[[str], RegistryAuth],
         network: str,
+        devices: Callable[[], Found],
     ) -> None:
         self._loop = loop
         self._containers = containers
         self._registries = registries
         self._credentials = credentials
         self._network = network
+        self.devices = devices
 
     def _call(self, work: Awaitable[T]) -> T:
         return on_loop(self._loop, work)
@@ -130,6 +135,7 @@ class EngineWorkshop:
             log_config=LogConfig(type="none"),
             mounts=[_mount(mount) for mount in step.mounts],
             privileged=step.is_privileged,
+            device_requests=[DeviceRequest(driver=CDI, device_ids=list(step.devices))] if step.devices else [],
         )
         return ContainerCreate(
             image=step.image,

@@ -30,6 +30,7 @@ from corten.engine.build_outputs import BuildOutputs
 from corten.engine.build_records import finish_record, new_record
 from corten.engine.build_workshop import EngineWorkshop
 from corten.engine.containers import Containers
+from corten.engine.devices import Devices
 from corten.engine.events import Events
 from corten.engine.images import Images
 from corten.engine.registries import Registries
@@ -71,6 +72,7 @@ class Builds:
         images: Images,
         registries: Registries,
         events: Events,
+        devices: Devices,
     ) -> None:
         """Errors: SystemFailure when the cache cannot be opened."""
         self._root = config.data_root / "build"
@@ -88,6 +90,7 @@ class Builds:
         self._images = images
         self._registries = registries
         self._events = events
+        self._devices = devices
         self.cache = StepCache(config.data_root / "build.db", self._has_image)
         self._running: set[Cancellation] = set()
         self._by_id: dict[str, Cancellation] = {}
@@ -113,7 +116,9 @@ class Builds:
             self.cache.container_ended(container_id)
 
     def _place(self, credentials: Callable[[str], RegistryAuth], network: str) -> Place:
-        workshop = EngineWorkshop(asyncio.get_running_loop(), self._containers, self._registries, credentials, network)
+        workshop = EngineWorkshop(
+            asyncio.get_running_loop(), self._containers, self._registries, credentials, network, self._devices.look
+        )
         made = Place(self._store, self.cache, workshop, self._scratch, self._secrets, self._caches)
         if self._template is None:
             self._template = made

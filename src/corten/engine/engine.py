@@ -207,7 +207,7 @@ class Engine:
         config, store = self.config, self._image_store
         self.images = Images(store, self.events, self.containers)
         self.registries = Registries(config, store, self.events)
-        self.builds = Builds(config, store, self.containers, self.images, self.registries, self.events)
+        self.builds = Builds(config, store, self.containers, self.images, self.registries, self.events, self.devices)
         self.checks = Checks(config, self.index, store, self.snapshotter, self.volumes, self.registries)
         self.system = System(self)
         self.metrics.describe(self)

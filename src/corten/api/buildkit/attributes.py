@@ -18,7 +18,7 @@ from corten.oci import reference
 from corten.oci.platform import Platform, parse_platform
 
 FRONTENDS = ("dockerfile.v0", "gateway.v0")
-ENTITLEMENTS = frozenset({"network.host", "security.insecure"})
+ENTITLEMENTS = frozenset({"network.host", "security.insecure", "device"})
 CAPABILITIES = frozenset(
     f"moby.buildkit.frontend.{name}" for name in ("inputs", "subrequests", "contexts", "gitquerystring")
 )

@@ -222,7 +222,7 @@ def _imports(options: pb.CacheOptions) -> list[CacheEntry]:
 
 def _entitlements(names: Any) -> frozenset[str]:
     for name in names:
-        if name not in ENTITLEMENTS:
+        if name not in ENTITLEMENTS and not name.startswith("device="):
             raise InvalidParameter(f"unknown entitlement {name}: {', '.join(sorted(ENTITLEMENTS))}")
     return frozenset(names)
 

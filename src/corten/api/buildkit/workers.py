@@ -10,6 +10,7 @@ from corten import __version__
 from corten.api.buildkit.filters import Filters
 from corten.build.emulation import platforms_here
 from corten.buildkit.proto import control_pb2 as pb
+from corten.cdi.selection import is_auto_allowed
 
 if TYPE_CHECKING:
     from corten.engine.engine import Engine
@@ -55,6 +56,9 @@ def workers(engine: Engine, wanted: Iterable[str] = ()) -> list[pb.WorkerRecord]
         return []
     record = pb.WorkerRecord(id=name, labels=labels, buildkit_version=version())
     record.platforms.extend(platform_message(item) for item in platforms_here())
+    for device in engine.devices.look().devices.values():
+        listed = pb.CDIDevice(name=device.name, auto_allow=is_auto_allowed(device), annotations=device.annotations)
+        record.cdi_devices.append(listed)
     return [record]
 
 

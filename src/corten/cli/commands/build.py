@@ -245,7 +245,7 @@ BUILD = Command(
     "[OPTIONS] PATH | URL | -",
     (
         flags.many("add-host", "", "Line of /etc/hosts in steps: NAME:ADDRESS", network.read_extra_host),
-        flags.many("allow", "", f"Grant steps more than usual: {', '.join(build_query.ENTITLEMENTS)}"),
+        flags.many("allow", "", f"Grant steps more than usual: {', '.join(build_query.ENTITLEMENTS)}, device=NAME"),
         flags.many("annotation", "", "Annotation of the manifest: [TYPE[PLATFORM]:]NAME=VALUE"),
         flags.many("attest", "", "Attestation: type=provenance,mode=min|max or type=sbom"),
         flags.many("build-arg", "", "Value of an ARG: NAME=VALUE; NAME alone takes the environment's"),
