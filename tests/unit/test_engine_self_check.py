@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from corten.config import Config
-from corten.dockerapi.container import ContainerConfig, HostConfig
+from corten.dockerapi.container import ContainerConfig, DeviceMapping, HostConfig
 from corten.engine import self_check
 from corten.engine.container import Container, State, Status
 from corten.engine.host_support import LimitSupport
@@ -74,6 +74,14 @@ def test_a_careful_container_passes_everything(tmp_path: Path) -> None:
         ({"pid_mode": "host"}, "none shares the machine's processes", "warn"),
         ({"binds": ("/etc/",)}, "none has a place of the system writable", "warn"),
         ({"binds": ("/var/run/docker.sock",)}, "none has the API's socket", "warn"),
+        ({"binds": ("/var/run",)}, "none has the API's socket", "warn"),
+        ({"binds": ("/",)}, "none has the API's socket", "warn"),
+        ({"devices": [DeviceMapping(path_on_host="/dev/mem")]}, "none has a disk or the memory of the machine", "warn"),
+        (
+            {"devices": [DeviceMapping(path_on_host="/dev/disk")]},
+            "none has a disk or the memory of the machine",
+            "warn",
+        ),
         ({"pids_limit": -1}, "the number of processes is limited", "warn"),
         ({"memory": 0}, "memory is limited", "info"),
         ({"user": "0:0"}, "programs run as a user", "info"),
@@ -81,7 +89,10 @@ def test_a_careful_container_passes_everything(tmp_path: Path) -> None:
         ({"security_opt": []}, "programs cannot gain privileges", "info"),
     ],
 )
-def test_what_a_container_is_careless_about(tmp_path: Path, careless: dict[str, Any], title: str, level: str) -> None:
+def test_what_a_container_is_careless_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, careless: dict[str, Any], title: str, level: str
+) -> None:
+    monkeypatch.setattr(self_check, "_is_disk", lambda path: path == "/dev/disk")
     check = found(tmp_path, container("tidy"), container("bad", **careless))[title]
     assert check.level == level
     assert "bad" in check.why

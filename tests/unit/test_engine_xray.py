@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from corten.cgroup.hierarchy import Hierarchies
+from corten.cli.commands import xray
 from corten.engine.xray import groups, host, networks, processes
 
 
@@ -29,6 +30,8 @@ def version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_limits_stand_beside_their_use(version_2: Path) -> None:
     document = groups.groups("/corten/c1")
+    # what a file that counts several things says stands in the table by its name
+    assert "usage_usec 42" in next(line for line in xray._groups({"Groups": document}) if "cpu.max" in line)
     rows = {row["File"]: (row["Limit"], row["Use"]) for row in document["Limits"]}
     assert rows == {
         "memory.max": (67108864, 1048576),

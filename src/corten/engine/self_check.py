@@ -22,6 +22,7 @@ PASS, WARN, INFO = "pass", "warn", "info"
 _MIGHTY = frozenset(
     "ALL SYS_ADMIN SYS_MODULE SYS_RAWIO SYS_PTRACE DAC_READ_SEARCH BPF SYS_BOOT NET_ADMIN SYS_TIME MKNOD".split()
 )
+_MEMORY = ("/dev/mem", "/dev/kmem", "/dev/port")
 _SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var/run", "/var/lib")
 
 
@@ -212,6 +213,10 @@ def _findings(config: Config, running: list[Container]) -> Iterator[tuple[str, s
         "none runs unconfined", "no filter, or no masks", "take out the --security-opt", WARN,
         where(lambda one: any("unconfined" in option for option in one.host_config.security_opt)),
     )  # fmt: skip
+    yield (
+        "none has a disk or the memory of the machine", "what lies on it is open, past all rights of files",
+        "take the --device out", WARN, where(_has_a_whole_device),
+    )  # fmt: skip
     for kind, attribute in (("network", "network_mode"), ("processes", "pid_mode"), ("IPC", "ipc_mode")):
         yield (
             f"none shares the machine's {kind}", "what is there can be seen and disturbed", "a namespace of its own",
@@ -262,7 +267,24 @@ def _writes_the_system(config: Config, container: Container) -> bool:
     )
 
 
+def _has_a_whole_device(container: Container) -> bool:
+    return any(
+        _is_disk(device.path_on_host) or device.path_on_host in _MEMORY for device in container.host_config.devices
+    )
+
+
+def _is_disk(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _has_the_socket(config: Config, container: Container) -> bool:
+    """It, or a directory in which it lies: to connect to a socket nothing has to be writable."""
     sockets = {host.removeprefix("unix://") for host in config.hosts if host.startswith("unix://")}
     sockets |= {"/var/run/docker.sock", "/run/docker.sock"}
-    return any(point.source in sockets for point in container.mount_points)
+    sources = {os.path.normpath(point.source) for point in container.mount_points if point.type == "bind"}
+    return any(
+        socket == source or socket.startswith(f"{source.rstrip('/')}/") for socket in sockets for source in sources
+    )

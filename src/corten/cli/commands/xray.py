@@ -134,8 +134,9 @@ def _groups(document: Document) -> list[str]:
         share = ""
         if row["Unit"] in ("bytes", "count") and isinstance(limit, int) and isinstance(use, int) and limit:
             share = _bar(use / limit)
-        rows.append([row["File"] or row["UseFile"], _amount(limit, row["Unit"]), _amount(use, row["Unit"]), share,
-                     row["Meaning"]])  # fmt: skip
+        part = row["UseFile"].partition(" ")[2]  # of a file that counts several things
+        used = f"{part} {use}" if part else _amount(use, row["Unit"])
+        rows.append([row["File"] or row["UseFile"], _amount(limit, row["Unit"]), used, share, row["Meaning"]])
     lines = [f"version {groups['Version']}, {groups['Path']}"]
     lines += _table("FILE|LIMIT|USED||WHAT IT IS", rows)
     lines += [f"waiting for {name}: {text}" for name, text in groups["Pressure"].items()]
