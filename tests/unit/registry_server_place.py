@@ -20,7 +20,7 @@ from corten.registry.server.connection import Connection
 from corten.registry.server.metrics import Metrics
 from corten.registry.server.service import LIMITS, MetricsService, Service
 from corten.registry.server.settings import Settings
-from corten.registry.server.workers import tls_context
+from corten.tls import server_context
 
 EMPTY = b"{}"
 
@@ -151,7 +151,7 @@ async def _serve(settings: Settings, limits: dict[str, Any], ready: Future[Place
         service.limits = replace(LIMITS, **limits)
         other = MetricsService(content.repositories, metrics=metrics)
         loop = asyncio.get_running_loop()
-        context = tls_context(settings.tls) if settings.tls else None
+        context = server_context(*settings.tls) if settings.tls else None
         server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, ssl=context)
         beside = await loop.create_server(lambda: Connection(other), "127.0.0.1", 0)
         ports = [item.sockets[0].getsockname()[1] for item in (server, beside)]

@@ -10,7 +10,7 @@ import pytest
 from api_fakes import ApiServer, Client, frame
 
 from certificates import HAS_OPENSSL, make_certificates
-from corten import config
+from corten import config, tls
 from corten.api.http.messages import Limits
 from corten.api.listen import parse_host
 from corten.api.tcp import TcpOptions
@@ -59,7 +59,8 @@ class TcpClient(Client):
 
 
 def client_context(pki, *, certificate=True) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=pki / "ca.pem")
+    context = tls.client_context(system=False)
+    tls.trust(context, pki / "ca.pem")
     if certificate:
         context.load_cert_chain(pki / "cert.pem", pki / "key.pem")
     return context

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import re
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from registry_server_place import Client, Place, served, sha256
 from certificates import HAS_OPENSSL, make_certificates
 from corten.errors import InvalidParameter
 from corten.registry.server.accesslog import AccessLog
+from corten.tls import client_context, trust
 
 LAYER = b"0123456789" * 100_000
 
@@ -174,7 +174,8 @@ def test_too_many_clients(tmp_path: Path) -> None:
 def test_tls(tmp_path: Path) -> None:
     made = make_certificates(tmp_path / "tls")
     with served(tmp_path / "registry", tls=(made / "server-cert.pem", made / "server-key.pem")) as place:
-        context = ssl.create_default_context(cafile=str(made / "ca.pem"))
+        context = client_context(system=False)
+        trust(context, made / "ca.pem")
         client = place.client()
         client.connection = http.client.HTTPSConnection("localhost", place.port, context=context, timeout=30)
         digest = client.push_blob("a", LAYER * 5)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from corten import tls
 from corten.api.http.messages import HttpError
 from corten.errors import InvalidParameter
 
@@ -73,34 +74,13 @@ def tls_context(options: TcpOptions) -> ssl.SSLContext:
     """Errors: InvalidParameter when a certificate or key cannot be used."""
     if options.cert is None or options.key is None:
         raise InvalidParameter("TLS needs a certificate and its key: --tlscert and --tlskey")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(options.cert, options.key, password=_no_password)
-    except (OSError, ValueError) as error:
-        raise InvalidParameter(
-            f"could not load X509 key pair (cert: {options.cert}, key: {options.key}): {_reason(error)}"
-        ) from error
+    context = tls.server_context(options.cert, options.key)
     if options.verify:
         if options.ca is None:
             raise InvalidParameter("--tlsverify needs the authority of the clients: --tlscacert")
-        try:
-            context.load_verify_locations(options.ca)
-        except (OSError, ValueError) as error:
-            raise InvalidParameter(f"could not read CA certificate {options.ca}: {_reason(error)}") from error
+        tls.trust(context, options.ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "not in PEM format"
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def check_allowed(options: TcpOptions, host: str) -> None:

@@ -13,11 +13,11 @@ import http.client
 import ipaddress
 import posixpath
 import socket
-import ssl
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from corten import tls
 from corten.build.workshop import Cancellation
 from corten.errors import Forbidden, InvalidParameter, Unavailable
 
@@ -104,7 +104,7 @@ def _request(
         raise InvalidParameter(f"invalid URL: {url}")
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=ssl.create_default_context())
+        connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=tls.client_context())
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
 

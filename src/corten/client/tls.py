@@ -17,7 +17,8 @@ import socket
 import ssl
 import threading
 
-from corten.errors import InvalidParameter, Unavailable
+from corten import tls as tls_contexts
+from corten.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,34 +30,14 @@ _CONNECT_WITHIN_S = 30.0
 
 def context_for(tls: Tls) -> ssl.SSLContext:
     """Errors: InvalidParameter when a certificate cannot be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    context = tls_contexts.client_context(system=False)
+    if tls.verify:
+        tls_contexts.trust(context, tls.ca)
     else:
-        try:
-            context.load_verify_locations(tls.ca)
-        except (OSError, ValueError) as error:
-            raise InvalidParameter(f"could not read CA certificate {tls.ca}: {_reason(error)}") from error
+        tls_contexts.do_not_verify(context)
     if tls.verify or os.path.exists(tls.cert):
-        try:
-            context.load_cert_chain(tls.cert, tls.key, password=_no_password)
-        except (OSError, ValueError) as error:
-            raise InvalidParameter(
-                f"could not load X509 key pair (cert: {tls.cert}, key: {tls.key}): {_reason(error)}"
-            ) from error
+        tls_contexts.load_pair(context, tls.cert, tls.key)
     return context
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "not in PEM format"
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def connect(address: Address) -> socket.socket:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from corten import tls
 from corten.errors import InvalidParameter
 
 _HTTPS_PORT = 443
@@ -30,19 +31,13 @@ class Trust:
 
     def context(self) -> ssl.SSLContext:
         """Errors: InvalidParameter naming a file that cannot be used."""
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = tls.client_context()
         if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        try:
-            for file in self.authorities:
-                context.load_verify_locations(cafile=str(file))
-            for certificate, key in self.identity:
-                file = certificate
-                context.load_cert_chain(str(certificate), str(key))
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidParameter(f"cannot use the certificate {file}: {error}") from error
+            tls.do_not_verify(context)
+        for file in self.authorities:
+            tls.trust(context, file)
+        for certificate, key in self.identity:
+            tls.load_pair(context, certificate, key)
         return context
 
 

@@ -34,6 +34,7 @@ from corten.registry.server.locking import try_lock
 from corten.registry.server.metrics import Metrics
 from corten.registry.server.service import MetricsService, Service
 from corten.registry.server.settings import Settings
+from corten.tls import server_context
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def serve(settings: Settings, ready: Callable[[list[str]], None]) -> int:
     _raise_descriptors()
     settings.root.mkdir(parents=True, exist_ok=True)
     with _only_server(settings.root):
-        context = tls_context(settings.tls) if settings.tls else None
+        context = server_context(*settings.tls) if settings.tls else None
         composition.check(settings)
         if settings.store:
             _probe(settings)
@@ -112,18 +113,6 @@ def _only_server(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def tls_context(files: tuple[Path, Path]) -> ssl.SSLContext:
-    """Errors: InvalidParameter naming the files."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(*files)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidParameter(f"cannot use the certificate {files[0]} with the key {files[1]}: {error}") from None
-    return context
 
 
 def _listen(address: str, count: int) -> list[socket.socket]:
