@@ -128,6 +128,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "umoci": lambda: shutil.which("umoci") is not None,
     "newest docker": (CLIENTS / "usr/bin/docker").exists,
     "git": lambda: shutil.which("git") is not None,
+    "sshd": Path("/usr/sbin/sshd").exists,
     "ssh-agent": lambda: shutil.which("ssh-agent") is not None,
     "buildx": (CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx").exists,
     "docker 20.10": lambda: _says_version("/usr/bin/docker", "20.10"),

@@ -453,7 +453,7 @@ def test_corten_build_passes_secrets_on(daemon: Daemon, clean: None, project: Pa
         (["--annotation", "a=b", "."], "image store does not keep"),
         (["--platform", "linux/amd64,linux/arm64", "."], "keeps one platform"),
         (["--no-cache-filter", "nostage", "."], "no stage nostage"),
-        (["--ssh", "default=/etc/passwd", "."], "no agent's socket"),
+        (["--ssh", "default=/etc/passwd", "."], "neither an agent's socket nor a private key"),
         (["--cache-to", "type=s3", "."], "unknown cache exporter"),
         (["--push", "-t", "127.0.0.1:1/x", "."], "connection refused"),
         (["--network=host", "--memory=1", "."], "Minimum memory limit"),

@@ -17,6 +17,7 @@ from corten.errors import InvalidParameter, NotFound
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
     from typing import Any
 
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -245,21 +246,33 @@ def secrets(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def agents(texts: list[str]) -> dict[str, str]:
-    """``default`` or ``ID[=SOCKET]`` -> path of a socket.  Errors: InvalidParameter, NotFound."""
+def agents(texts: list[str], stack: ExitStack) -> dict[str, str]:
+    """``default``, ``ID[=SOCKET]`` or ``ID=KEY[,KEY]`` -> path of a socket; of an agent of our own for keys of files.
+
+    stack: when it is left, our own agents end
+    Errors: InvalidParameter, NotFound, Unavailable.
+    """
     import stat
 
     found = {}
     for text in texts:
-        name, _, path = text.partition("=")
-        path = path or os.environ.get("SSH_AUTH_SOCK", "")
-        if not path:
+        name, _, given = text.partition("=")
+        paths = given.split(",") if given else [os.environ.get("SSH_AUTH_SOCK", "")]
+        if name in found:
+            raise InvalidParameter(f"the ssh agent {name} is given twice")
+        if not all(paths):
             raise InvalidParameter(f"invalid empty ssh agent socket for {name}: make sure SSH_AUTH_SOCK is set")
         try:
-            mode = os.stat(path).st_mode
+            modes = [os.stat(path).st_mode for path in paths]
         except OSError as error:
-            raise NotFound(f"the ssh agent {name} at {path} cannot be used: {error.strerror}") from None
-        if not stat.S_ISSOCK(mode):
-            raise InvalidParameter(f"--ssh {text}: {path} is no agent's socket; keys are taken from an agent (ssh-add)")
-        found[name] = os.path.realpath(path)
+            raise NotFound(f"the ssh agent {name} at {error.filename} cannot be used: {error.strerror}") from None
+        if not any(map(stat.S_ISSOCK, modes)):
+            from corten.cli.ssh_agent import serving
+            from corten.cli.ssh_keys import read_key
+
+            found[name] = stack.enter_context(serving([read_key(path) for path in paths]))
+        elif len(paths) > 1:
+            raise InvalidParameter(f"--ssh {name}: either one agent's socket or files of keys")
+        else:
+            found[name] = os.path.realpath(paths[0])
     return found

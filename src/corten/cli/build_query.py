@@ -12,6 +12,7 @@ from corten.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from typing import Any
 
     from corten.cli import flags
@@ -86,8 +87,11 @@ def query(
     return {name: value for name, value in asked.items() if value not in (None, [])}
 
 
-def document(options: flags.Options, *, rewrite_times: bool) -> dict[str, Any]:
-    """What only this daemon knows.  Errors: InvalidParameter, NotFound."""
+def document(options: flags.Options, stack: ExitStack, *, rewrite_times: bool) -> dict[str, Any]:
+    """What only this daemon knows.  stack: keeps agents of our own.
+
+    Errors: InvalidParameter, NotFound, Unavailable.
+    """
     allowed: list[str] = []
     for text in options.many("allow"):
         allowed += [text] if text.startswith("device=") else text.split(",")
@@ -97,7 +101,7 @@ def document(options: flags.Options, *, rewrite_times: bool) -> dict[str, Any]:
     filtered = [item for text in options.many("no-cache-filter") for item in text.split(",") if item]
     asked = {
         "secrets": build_contexts.secrets(options.many("secret")),
-        "agents": build_contexts.agents(options.many("ssh")),
+        "agents": build_contexts.agents(options.many("ssh"), stack),
         "allow": allowed,
         "no_cache_filter": filtered,
         "squash": options.switch("squash"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -110,7 +111,9 @@ def _check(context: Context, place: str, file: str) -> None:
 class _Job:
     """One command: a build for each platform, then its outputs."""
 
-    def __init__(self, context: Context, options: flags.Options, place: str, mode: str) -> None:
+    def __init__(
+        self, context: Context, options: flags.Options, place: str, mode: str, stack: contextlib.ExitStack
+    ) -> None:
         self._context = context
         self._options = options
         self._mode = mode
@@ -118,7 +121,7 @@ class _Job:
         check_outputs(self.outputs, options)
         self._platforms = [item.strip() for text in options.many("platform") for item in text.split(",")] or [""]
         self._check_platforms()
-        self._document = build_query.document(options, rewrite_times=any(item.rewrite for item in self.outputs))
+        self._document = build_query.document(options, stack, rewrite_times=any(item.rewrite for item in self.outputs))
         if self._document.get("agents") and not context.api.transport.path:
             raise InvalidParameter("--ssh needs a daemon on this machine: agents are reached through their sockets")
         self._contexts = build_contexts.gather(place, options.text("file"))
@@ -237,7 +240,8 @@ def _build(context: Context, options: flags.Options, arguments: list[str]) -> No
     if options.switch("check"):
         _check(context, arguments[0], options.text("file"))
         return
-    _Job(context, options, arguments[0], mode).run()
+    with contextlib.ExitStack() as stack:
+        _Job(context, options, arguments[0], mode, stack).run()
 
 
 BUILD = Command(
@@ -288,7 +292,7 @@ BUILD = Command(
         flags.many("secret", "", "File for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE"),
         flags.single("shm-size", "", "Size of /dev/shm in steps", read_size, metavar="bytes", default=0),
         flags.switch("squash", "", "Make one layer of all that the build adds to its base"),
-        flags.many("ssh", "", "Agent for RUN --mount=type=ssh: default or NAME=SOCKET"),
+        flags.many("ssh", "", "Agent for RUN --mount=type=ssh: default, NAME=SOCKET, or NAME=FILE[,FILE] of keys"),
         flags.many("tag", "t", "Name of the image: NAME[:TAG]"),
         flags.text("target", "", "Stage to build"),
         flags.many(
