@@ -123,6 +123,22 @@ def test_the_second_time_everything_is_cached_and_one_change_is_built(daemon: Da
     assert build(daemon, "--no-cache-filter", "base", project).count("CACHED") <= 2
 
 
+def test_a_large_file_that_two_layers_have(daemon: Daemon, project: Path) -> None:
+    """It becomes the first one's; neither can be changed through the other."""
+    content = os.urandom(9 << 20)
+    (project / "src/large").write_bytes(content)
+    text = (
+        "FROM busybox\nCOPY src/large /a\nCOPY --chmod=600 src/large /b\n"
+        "RUN echo more >> /a && cat /a > /c\nCOPY --from=busybox /bin/busybox /bin/other"
+    )
+    build_text(daemon, project, text, "-t", "large")
+    run = shown(daemon, "large", "sh", "-c", "stat -c '%a %h %s' /a /b; echo more | cat /b - | cmp - /c && echo same")
+    assert run.split() == ["644", "1", str(len(content) + 5), "600", "1", str(len(content)), "same"]
+    assert build_text(daemon, project, text).count("CACHED") == 4
+    archive = daemon.docker("save", "large", "-o", project / "saved").returncode
+    assert archive == 0  # every layer is what its digest says
+
+
 def test_what_clients_are_told_of_the_result(daemon: Daemon, project: Path, tmp_path: Path) -> None:
     words = ["--iidfile", tmp_path / "id", "--metadata-file", tmp_path / "meta", "-t", "told"]
     build(daemon, *words, project)

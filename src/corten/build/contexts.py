@@ -36,6 +36,17 @@ class Narrowable(Protocol):
         ...
 
 
+@runtime_checkable
+class Giving(Protocol):
+    """A tree that has large files of its own on the disk, which are of no use to it when they have been read."""
+
+    def given(self, path: str) -> int | None:
+        """A descriptor, of the tree's, of a file without a name that holds a content: the caller may give it a name
+        and attributes and must leave the content alone.  None when there is none, or somebody has it.
+        """
+        ...
+
+
 def narrowed(tree: Tree, patterns: Sequence[str]) -> Tree:
     return tree.narrowed(patterns) if isinstance(tree, Narrowable) else tree
 

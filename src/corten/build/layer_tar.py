@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from corten.build.contexts import Giving
 from corten.build.owners import Mode
 from corten.build.selection import Source, members
 from corten.build.tree import Node, Tree
@@ -67,6 +68,8 @@ class LayerTar:
         self._real: dict[str, str] = {}
         self._parts: list[bytes] = []
         self._held = 0
+        self._members = 0
+        self.given: dict[int, int] = {}  # see ``image.extract.ExtractOptions``; filled while the archive is made
 
     def chunks(self) -> Iterator[bytes]:
         """The archive.
@@ -177,6 +180,10 @@ class LayerTar:
         self._parts.append(data)
         self._held += len(data)
 
+    def _head(self, entry: TarEntry) -> None:
+        self._members += 1
+        self._put(tarwrite.encode(entry))
+
     def _take(self, *, everything: bool = False) -> Iterator[bytes]:
         if self._held >= _GATHER or (everything and self._held):
             yield b"".join(self._parts)
@@ -206,13 +213,17 @@ class LayerTar:
             entry.mode = made.mode
             self._fresh.add(place)
         self._made[place] = True
-        self._put(tarwrite.encode(entry))
+        self._head(entry)
 
     def _member(self, path: str, node: Node, source: Source, place: str) -> Iterator[bytes]:
         """place: where the source's tree has it"""
         self._above(path)
         self._made[path] = node.is_directory
-        self._put(tarwrite.encode(self._entry(path, node)))
+        if node.is_regular and node.size >= _GATHER and isinstance(source.tree, Giving):
+            descriptor = source.tree.given(place)
+            if descriptor is not None:
+                self.given[self._members + 1] = descriptor
+        self._head(self._entry(path, node))
         if node.is_regular and node.size:
             for chunk in source.tree.chunks(place, node):
                 self._put(chunk)
@@ -270,7 +281,7 @@ class LayerTar:
                 target = os.fsdecode(clean(entry.linkname, "link"))
                 entry.linkname = os.fsencode(f"{top}/{target}" if top else target)
             self._rewrite(entry, path)
-            self._put(tarwrite.encode(entry))
+            self._head(entry)
             size = reader.remaining
             while reader.remaining:
                 self._put(bytes(reader.read_some()))

@@ -292,9 +292,9 @@ class TransferStep:
                 mode=read_mode(self._mode_text) if self._mode_text else None,
                 exclude=self._exclude,
             )
-            chunks = LayerTar(wanted, base).chunks()
-            with read_ahead(iterated(self._watched(chunks))) as source:  # beside hashing and writing
-                return intake.stage(source, parent)
+            tar = LayerTar(wanted, base)
+            with read_ahead(iterated(self._watched(tar.chunks()))) as source:  # beside hashing and writing
+                return intake.stage(source, parent, given=tar.given)
 
     def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

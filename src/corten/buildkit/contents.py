@@ -1,4 +1,5 @@
-"""Contents of a client's files: asked for when somebody needs them, kept in a file without a name.
+"""Contents of a client's files: asked for when somebody needs them, kept in a file without a name, large ones in one of
+their own, which may become a layer's: what is copied is written once.
 
 A file that is asked for brings those after it in the listing with it, because an instruction takes them in the same
 order; how far ahead follows how far the instruction is.
@@ -9,19 +10,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corten.build.tree import CHUNK
 from corten.buildkit.remembered import remember
 from corten.errors import Conflict, CortenError, InvalidParameter, SystemFailure, Unavailable
+from corten.linux import paths
 
 if TYPE_CHECKING:
     from corten.buildkit.filesync import FileSync
     from corten.buildkit.listing import Entry
     from corten.buildkit.sessions import Session
 
+_LARGE = 4 << 20  # bytes of a content that has a file of its own
+_MAX_FILES = 128
+_WRITTEN_EVERY = 16 << 20
 _AHEAD_FILES = 512
 _AHEAD_BYTES = 64 << 20
 _REPORTED_EVERY_S = 2.0
@@ -34,10 +41,24 @@ class Content:
 
     number: by which it is asked for; index: its place among the contents; entry: as it was listed
     digest: of what has come, or of what came in an earlier build
-    is_here: all of it lies in the spool, from ``place`` on
+    is_here: all of it lies in ``file``, from ``place`` on
+    has_own: the file is, or will be, its own one
     """
 
-    __slots__ = ("digest", "entry", "hasher", "index", "is_asked_for", "is_here", "number", "place", "received", "size")
+    __slots__ = (
+        "digest",
+        "entry",
+        "file",
+        "has_own",
+        "hasher",
+        "index",
+        "is_asked_for",
+        "is_here",
+        "number",
+        "place",
+        "received",
+        "size",
+    )
 
     def __init__(self, number: int, index: int, entry: Entry) -> None:
         self.number = number
@@ -46,6 +67,8 @@ class Content:
         self.size = entry.node.size
         self.digest = entry.digest if self.size else EMPTY
         self.hasher: Any = None
+        self.file = -1
+        self.has_own = False
         self.place = 0
         self.received = 0
         self.is_here = not self.size
@@ -55,15 +78,19 @@ class Content:
 class Contents:
     """All of one listing.  ``run`` takes them in on the loop; ``digest`` and ``chunks`` are for worker threads.
 
-    spool: a descriptor, of the caller's
+    scratch: a directory on the file system that takes large files; spool: a descriptor, of the caller's
     Errors of ``digest`` and ``chunks``: Conflict when the client does not send what it has listed, InvalidParameter
     when it sends something else, Unavailable.
     """
 
-    def __init__(self, session: Session, sync: FileSync, spool: int) -> None:
+    def __init__(self, session: Session, sync: FileSync, scratch: Path, spool: int) -> None:
         self._session = session
         self._sync = sync
+        self._scratch = scratch
         self._spool = spool
+        self._own: list[int] = []  # files of large contents
+        self._files_left = _MAX_FILES
+        self._giving = threading.Lock()
         self._end = 0
         self._all: list[Content] = []
         self._asked: dict[int, Content] = {}
@@ -106,8 +133,11 @@ class Contents:
         self._tell()
 
     def close(self) -> None:
-        """Nobody reads or writes any more, the spool's descriptor becomes another file's."""
-        self._spool = -1
+        """When nobody reads or writes any more.  In a thread: to give back a large file's room takes time."""
+        for descriptor in self._own:
+            os.close(descriptor)
+        self._own.clear()
+        self._spool = -1  # whose descriptor becomes another file's
 
     def _tell(self) -> None:
         news, self._news = self._news, self._session.loop.create_future()
@@ -143,14 +173,26 @@ class Contents:
             if content.received + len(data) > content.size:
                 raise _changed(content)
             content.hasher.update(data)
+            if content.file < 0:
+                content.file = self._file(content)
             place = content.place + content.received
             view = memoryview(data)
             while view:
-                written = os.pwrite(self._spool, view, place)
+                written = os.pwrite(content.file, view, place)
                 place += written
                 view = view[written:]
+            if content.has_own and place // _WRITTEN_EVERY > content.received // _WRITTEN_EVERY:
+                start = (place // _WRITTEN_EVERY - 1) * _WRITTEN_EVERY
+                paths.begin_writing(content.file, start, _WRITTEN_EVERY)
             content.received += len(data)  # from here on others read it
         return ended
+
+    def _file(self, content: Content) -> int:
+        if not content.has_own:
+            return self._spool
+        descriptor = os.open(self._scratch, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        self._own.append(descriptor)
+        return descriptor
 
     def _complete(self, content: Content) -> None:
         if content.received != content.size:
@@ -186,8 +228,12 @@ class Contents:
     def _prepare(self, content: Content) -> None:
         content.is_asked_for = True
         content.hasher = hashlib.sha256()
-        content.place = self._end
-        self._end += content.size
+        content.has_own = content.size >= _LARGE and self._files_left > 0
+        if content.has_own:
+            self._files_left -= 1
+        else:
+            content.place = self._end
+            self._end += content.size
         self._asked[content.number] = content
         self._asked_bytes += content.size
 
@@ -234,9 +280,16 @@ class Contents:
             end = size if content.is_here else content.received
             if end == size and not content.is_here:
                 self._session.wait_for(self._more(content, size, needs_bytes=True))
-            data = os.pread(self._spool, min(CHUNK, end - offset), content.place + offset)
+            data = os.pread(content.file, min(CHUNK, end - offset), content.place + offset)
             offset += len(data)
             yield data
+
+    def given(self, content: Content) -> int | None:
+        """The descriptor of a file that holds this content alone, once."""
+        with self._giving:
+            is_there = content.has_own and content.is_here
+            content.has_own = content.has_own and not is_there
+        return content.file if is_there else None
 
 
 def _changed(content: Content) -> Conflict:

@@ -39,7 +39,7 @@ class SessionContext(Context):
         self._listing = Listing()
         self._entries = 0
         self._files: dict[str, Content] = {}
-        self._contents = Contents(session, sync, self._spool)
+        self._contents = Contents(session, sync, scratch, self._spool)
         self._receiving: asyncio.Task[None] | None = None
 
     @property
@@ -101,7 +101,7 @@ class SessionContext(Context):
         try:
             self._session.loop.call_soon_threadsafe(self._begin_end)
         except RuntimeError:  # the loop has ended
-            super().close()
+            self._close_files()
 
     def _begin_end(self) -> None:
         if self._receiving is not None:
@@ -120,9 +120,11 @@ class SessionContext(Context):
             pass
         self._sync.cancel()
         await asyncio.wait([receiving])
+        await self._session.loop.run_in_executor(threads, self._close_files)
+
+    def _close_files(self) -> None:
         self._contents.close()
-        # to give back a large file's room takes time
-        await self._session.loop.run_in_executor(threads, super().close)
+        super().close()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,10 @@ class SessionContext(Context):
     def chunks(self, path: str, node: Node) -> Iterator[bytes]:
         """Errors: those of ``Contents``."""
         return self._contents.chunks(self._file(path))
+
+    def given(self, path: str) -> int | None:
+        """See ``Giving``."""
+        return self._contents.given(self._file(path))
 
     def digest(self, path: str, node: Node) -> bytes:
         """Errors: those of ``Contents``."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.image import tarheader as header
@@ -23,6 +24,9 @@ from corten.linux.subids import Translation
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 16
+Given = Mapping[int, int]
+NONE_GIVEN: Given = {}
+_THERE = -1  # instead of a descriptor: the content needs no writing
 _IMPLIED_MODE = 0o755
 _DEFAULT_ACL = b"system.posix_acl_default"
 # names that mean something to overlayfs: a layer must not be able to hide or redirect what is below it
@@ -43,6 +47,8 @@ class ExtractOptions:
     new_tree: the root is an empty directory of our own, whose inherited group and modes are known
     keep_space: stop before the file system is full
     ids: the archive's owners are those of a user namespace; the caller makes files as its root (making_files_as)
+    given: descriptors of files without a name that have the content of a member and may become its file, by the
+        member's number, the first one being 1; known before the member is read
     """
 
     chown: bool = True
@@ -53,6 +59,7 @@ class ExtractOptions:
     new_tree: bool = False
     keep_space: bool = True
     ids: Translation | None = None
+    given: Given = field(default_factory=dict)
     max_entries: int = 4_000_000
 
 
@@ -242,6 +249,10 @@ class Extractor:
         self._later.add(path, entry.mtime_ns, acl)
 
     def _regular(self, entry: TarEntry, directory: int, base: bytes, path: bytes) -> None:
+        given = self._options.given.get(self._entries)
+        if given is not None and self._is_linked(given, entry, directory, base):
+            self._adopt(given, entry, path)
+            return
         try:
             descriptor = os.open(base, _CREATE, entry.mode & 0o777, dir_fd=directory)
         except FileExistsError:
@@ -254,9 +265,26 @@ class Extractor:
         finally:
             os.close(descriptor)
 
+    def _is_linked(self, given: int, entry: TarEntry, directory: int, base: bytes) -> bool:
+        """Whether a given file has its name now; where it cannot be had, its content is written."""
+        if entry.sparse is not None or os.fstat(given).st_size != entry.size:
+            return False
+        try:
+            os.link(b"/proc/self/fd/%d" % given, base, dst_dir_fd=directory, follow_symlinks=True)
+        except OSError:  # something is in its place, or another file system
+            return False
+        return True
+
+    def _adopt(self, given: int, entry: TarEntry, path: bytes) -> None:
+        self._content(_THERE, entry, path)
+        os.fchmod(given, entry.mode & 0o777)
+        self._file_metadata(given, entry)
+
     def _content(self, descriptor: int, entry: TarEntry, path: bytes) -> None:
         size = entry.size
-        if entry.sparse is not None:
+        if descriptor == _THERE:
+            self._reader.skip()
+        elif entry.sparse is not None:
             self._write_sparse(descriptor, entry)
         elif size > _SMALL:
             self._write(descriptor, size)

@@ -13,6 +13,7 @@ from typing import Any
 from corten.errors import NotFound
 from corten.image.blobs import Blobs
 from corten.image.commit import stage_changes
+from corten.image.extract import NONE_GIVEN, Given
 from corten.image.layers import Layers, Staged
 from corten.image.metadata import Blob, Layer, Metadata
 from corten.image.pipes import Chunks
@@ -59,15 +60,16 @@ class Intake:
                 self._session.hold(found)
             return found
 
-    def stage(self, source: Chunks, parent: Layer | None = None, *, size: int = 0) -> Staged:
+    def stage(self, source: Chunks, parent: Layer | None = None, *, size: int = 0, given: Given = NONE_GIVEN) -> Staged:
         """Unpack a layer's blob.
 
         size: bytes of the blob; a large one has a process of its own
+        given: files that may become the layer's, see ``ExtractOptions``
         Errors: as ``Layers.stage``.
         """
         if parent is None and size >= _BESIDE_BYTES and self.can_stage_early:
             return self._layers.stage_beside(source, self._unpackers)
-        return self._layers.stage(source, parent)
+        return self._layers.stage(source, parent, given=given)
 
     def copy(self, layer: Layer, parent: Layer | None) -> Staged:
         return self._layers.copy(layer, parent)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from corten.errors import InvalidParameter
 from corten.image.directories import split
-from corten.image.extract import ExtractOptions, Extractor
+from corten.image.extract import NONE_GIVEN, ExtractOptions, Extractor, Given
 from corten.image.tarheader import TarEntry, shown
 from corten.image.tarsplit import SplitWriter
 from corten.image.tarstream import TarReader
@@ -239,16 +239,22 @@ def _is_whiteout(status: os.stat_result) -> bool:
 
 
 def apply_layer(
-    next_chunk: Callable[[], bytes], target: Path, layer_directory: Path, *, overlay: bool, rights: Rights
+    next_chunk: Callable[[], bytes],
+    target: Path,
+    layer_directory: Path,
+    *,
+    overlay: bool,
+    rights: Rights,
+    given: Given = NONE_GIVEN,
 ) -> LayerStats:
     """Unpack one uncompressed layer tar into ``target`` and keep its split in ``layer_directory``.
 
     next_chunk: a function that returns the next bytes, b"" at the end; read once, to its end
-    overlay: see LayerExtractor; rights: what is not allowed is left out of the layer
+    overlay: see LayerExtractor; rights: what is not allowed is left out of the layer; given: see ExtractOptions
     Errors: InvalidParameter, DataLoss for bad archives; SystemFailure when the file system refuses.
     Source: OCI image-spec v1.1, layer.md, "Applying Changesets".
     """
-    options = ExtractOptions(chown=rights.owners, devices=rights.devices, new_tree=overlay)
+    options = ExtractOptions(chown=rights.owners, devices=rights.devices, new_tree=overlay, given=given)
     with contextlib.ExitStack() as stack:
         root = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from corten.errors import DataLoss, InvalidParameter, NotFound
 from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
+from corten.image.extract import NONE_GIVEN, Given
 from corten.image.layer_apply import DISPLACED_NAME, SPLIT_NAME, LayerStats, apply_layer
 from corten.image.metadata import Layer, Metadata
 from corten.image.pipes import Chunks, Hashed, iterated, read_ahead
@@ -88,20 +89,21 @@ class Layers:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def stage(self, source: Chunks, parent: Layer | None = None) -> Staged:
+    def stage(self, source: Chunks, parent: Layer | None = None, *, given: Given = NONE_GIVEN) -> Staged:
         """Unpack a layer tar in any compression; inflating and hashing run beside the unpacking.
 
+        given: files that may become the layer's, see ``ExtractOptions``
         Nothing stays when it fails.
         Errors: InvalidParameter, DataLoss (bad archive), SystemFailure (no space).
         """
         snapshot = self.snapshotter.stage(parent.snapshot if parent else None)
         try:
-            return self._staged(snapshot, source)
+            return self._staged(snapshot, source, given)
         except BaseException:
             self.snapshotter.discard(snapshot)
             raise
 
-    def _staged(self, snapshot: str, source: Chunks) -> Staged:
+    def _staged(self, snapshot: str, source: Chunks, given: Given = NONE_GIVEN) -> Staged:
         blob = Hashed(source)
         compression, plain = decompressed(blob, self._limits)
         content = Hashed(plain) if compression else None
@@ -112,6 +114,7 @@ class Layers:
                 self.snapshotter.layer_path(snapshot),
                 overlay=self.snapshotter.overlay_whiteouts,
                 rights=self.rights,
+                given=given,
             )
         digest = content.digest if content else blob.digest
         return Staged(snapshot, digest, blob.digest, blob.size, compression, stats)

@@ -20,7 +20,7 @@ _BY_ARCHITECTURE = {
         "setfsuid": 122, "setfsgid": 123,
         "prctl": 157, "rt_sigaction": 13,
         "keyctl": 250, "fstatfs": 138, "ioprio_set": 251, "personality": 135, "clone": 56,
-        "sched_setattr": 314, "set_mempolicy": 238,
+        "sched_setattr": 314, "set_mempolicy": 238, "sync_file_range": 277,
     },
     "aarch64": {
         "pivot_root": 41, "mount": 40, "umount2": 39, "sethostname": 161, "setdomainname": 162, "unshare": 97,
@@ -28,7 +28,7 @@ _BY_ARCHITECTURE = {
         "setfsuid": 151, "setfsgid": 152,
         "prctl": 167, "rt_sigaction": 134,
         "keyctl": 219, "fstatfs": 44, "ioprio_set": 30, "personality": 92, "clone": 220,
-        "sched_setattr": 274, "set_mempolicy": 237,
+        "sched_setattr": 274, "set_mempolicy": 237, "sync_file_range": 84,
     },
 }  # fmt: skip
 _COMMON = {
