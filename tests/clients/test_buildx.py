@@ -186,8 +186,30 @@ def test_mistakes_are_named(daemon: Daemon, tmp_path: Path, text: str, words: tu
 
 
 def test_a_cache_that_cannot_be_written_is_refused(daemon: Daemon, project: Path, tmp_path: Path) -> None:
-    said = build(daemon, "--cache-to", f"type=local,dest={tmp_path / 'cache'}", project, check=False)
-    assert "unknown cache exporter: 'local'" in said
+    said = build(daemon, "--cache-to", "type=azblob,name=x,account_url=y", project, check=False)
+    assert "unknown cache exporter: 'azblob'" in said
+    said = build(daemon, "--cache-to", f"type=local,dest={tmp_path / 'cache'},mode=most", project, check=False)
+    assert "invalid mode of a cache exporter: most" in said
+
+
+def test_a_cache_in_a_directory_of_the_client(daemon: Daemon, project: Path, tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    for words in (["mode=max"], ["compression=gzip", "tag=small"]):
+        build(daemon, "--cache-to", ",".join([f"type=local,dest={place}", *words]), project)
+    names = [item["annotations"].values() for item in json.loads((place / "index.json").read_text())["manifests"]]
+    assert [list(item) for item in names] == [["latest"], ["small"]]
+    for tag in ("latest", "small"):
+        daemon.request("POST", "/v1.41/build/prune?all=1")
+        again = build(daemon, "--cache-from", f"type=local,src={place},tag={tag}", project)
+        assert again.count("CACHED") >= 3, again
+    daemon.request("POST", "/v1.41/build/prune?all=1")
+    daemon.corten(
+        "build", "--cache-from", f"type=local,src={place}", str(project)
+    )  # it is an OCI layout like any other
+    for path in (place / "blobs/sha256").iterdir():
+        path.write_text("damaged")
+    daemon.request("POST", "/v1.41/build/prune?all=1")
+    assert "its content is another one" in build(daemon, "--cache-from", f"type=local,src={place}", project)
 
 
 def test_two_builds_at_once(daemon: Daemon, tmp_path: Path) -> None:

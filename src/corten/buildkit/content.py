@@ -1,17 +1,28 @@
-"""Blobs of an OCI layout on the client's side, for contexts like ``oci-layout://``.
+"""Blobs of an OCI layout on the client's side, for contexts like ``oci-layout://`` and caches of the type "local".
 
 Source: containerd, ``api/services/content/v1``; moby/buildkit, ``session/content`` (names of metadata).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from corten.buildkit.proto.content_pb2 import InfoRequest, InfoResponse, ReadContentRequest, ReadContentResponse
+from corten.buildkit.proto.content_pb2 import (
+    COMMIT,
+    STAT,
+    WRITE,
+    InfoRequest,
+    InfoResponse,
+    ReadContentRequest,
+    ReadContentResponse,
+    WriteAction,
+    WriteContentRequest,
+)
 from corten.buildkit.wire import parsed
 from corten.errors import DataLoss, InvalidParameter
-from corten.grpc.status import GrpcError
+from corten.grpc.status import Code, GrpcError
 from corten.oci.digest import Digest, hasher, split_digest
 
 if TYPE_CHECKING:
@@ -19,8 +30,10 @@ if TYPE_CHECKING:
 
 _INFO = "/containerd.services.content.v1.Content/Info"
 _READ = "/containerd.services.content.v1.Content/Read"
+_WRITE = "/containerd.services.content.v1.Content/Write"
 _STORE = "buildkit-attachable-store-id"
 _WITHIN_S = 60.0
+_PIECE = 1 << 20  # clients take messages of 4 MB
 
 
 class ContentStore:
@@ -69,8 +82,38 @@ class ContentStore:
         if left or running.hexdigest() != split_digest(digest)[1]:
             raise DataLoss(f"{digest} of the client's layout: its content is another one")
 
+    async def write(self, digest: Digest, size: int, chunks: AsyncIterator[bytes]) -> None:
+        """Put a blob there, unless it has it; ``chunks`` are read in either case.
+
+        Errors: as ``GrpcError.as_kind``, those of ``chunks``.
+        """
+        self._session.require(_WRITE, "takes no blobs")
+        ref = f"corten-{digest}-{secrets.token_hex(4)}"  # nothing that was begun earlier is gone on with
+        try:
+            async with await self._session.stream(_WRITE, self._metadata) as call:
+                offset = 0
+                await call.send(_write(STAT, ref=ref, total=size, expected=str(digest)))
+                await call.receive()
+                async for chunk in chunks:
+                    for start in range(0, len(chunk), _PIECE):
+                        piece = chunk[start : start + _PIECE]
+                        await call.send(_write(WRITE, ref=ref, offset=offset, data=piece))
+                        await call.receive()
+                        offset += len(piece)
+                await call.send(_write(COMMIT, ref=ref, total=size, expected=str(digest), offset=offset))
+                await call.receive()
+        except GrpcError as error:
+            if error.code != Code.ALREADY_EXISTS:
+                raise error.as_kind(f"{digest} for the client's layout") from None
+            async for _ in chunks:
+                pass
+
     async def read(self, digest: Digest, size: int, limit: int = 4 << 20) -> bytes:
         """A small blob.  Errors: as ``chunks``; InvalidParameter for a large one."""
         if size > limit:
             raise InvalidParameter(f"{digest} of the client's layout has {size} bytes, the limit is {limit}")
         return b"".join([chunk async for chunk in self.chunks(digest, size)])
+
+
+def _write(action: WriteAction, **fields: Any) -> bytes:
+    return WriteContentRequest(action=action, **fields).SerializeToString()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from corten.api.buildkit.layouts import layout_image
+from corten.api.buildkit import layouts
 from corten.build.loops import on_loop
 from corten.buildkit.auth import credentials, registry_token
 from corten.buildkit.context import SessionContext, read_files
@@ -136,7 +136,15 @@ class Client:
 
     async def layout_image(self, engine: Engine, text: str, platform: Platform | None) -> str:
         """The id of an image of a layout of the client.  Errors: those of ``layouts.layout_image``."""
-        return await layout_image(engine, await self._required(), text, platform)
+        return await layouts.layout_image(engine, await self._required(), text, platform)
+
+    async def cached_layout(self, engine: Engine, directory: str, digest: str) -> list[str]:
+        """Ids of the images of a cache that the client has.  Errors: those of ``layouts.cached_images``."""
+        return await layouts.cached_images(engine, await self._required(), directory, digest)
+
+    async def write_layout(self, directory: str, chunks: AsyncIterator[bytes]) -> None:
+        """Errors: those of ``layouts.write_layout``."""
+        await layouts.write_layout(await self._required(), directory, chunks)
 
     async def cached_images(self, engine: Engine, name: str) -> list[str]:
         """Images here that a cache's reference names.  Errors: NotFound, Unavailable, Unauthorized."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from corten.api.buildkit.attributes import Attestations, CacheEntry
 from corten.api.buildkit.exporters import FILES, Output
+from corten.build.workshop import Cancelled
 from corten.dockerapi.build import BuildQuery
 from corten.dockerapi.build_request import OutputRequest, Result
 from corten.dockerapi.codec import encode
 from corten.engine.builds import CACHE_NOTE
 from corten.engine.streams import run_blocking
-from corten.errors import InvalidParameter, Unavailable
+from corten.errors import CortenError, InvalidParameter, Unavailable
 from corten.oci import reference
 from corten.oci.reference import Reference
 
@@ -184,20 +185,34 @@ class Delivery:
         """An image has its history, which is what a cache is made of: for "inline" nothing is left to do."""
         if cache.type == "inline":
             return
-        name = cache.attributes["ref"]
         images = [Result(item.image, item.build) for item in self._built]
         if cache.attributes.get("mode") == "max":
             images += [Result(image) for image in dict.fromkeys(image for item in self._built for image in item.stages)]
+        level = cache.attributes.get("compression-level")
         request = OutputRequest(
             images=images,
-            format="registry",
-            names=[name],
+            format="oci" if cache.type == "local" else "registry",
+            names=[cache.attributes.get("ref", "cache")],
             cache=True,
             annotations=[f"index:{CACHE_NOTE}=1"] if len(images) > 1 else [],
+            compression=cache.attributes.get("compression", "uncompressed" if cache.type == "local" else ""),
+            level=int(level) if level else None,
+            oci_types=cache.attributes.get("oci-mediatypes", "true") == "true",
         )
-        with self._job.vertex("exporting cache to registry") as task, _ignored(cache, self._job):
-            auth = await self._client.credentials(reference.parse(name).domain)
+        title = "exporting cache to client directory" if cache.type == "local" else "exporting cache to registry"
+        with self._job.vertex(title) as task, _ignored(cache, self._job):
+            if cache.type == "local":
+                await self._keep_in_directory(cache.attributes["dest"], request)
+                return
+            auth = await self._client.credentials(reference.parse(request.names[0]).domain)
             await self._followed(self._engine.builds.outputs.push(request, auth), task)
+
+    async def _keep_in_directory(self, directory: str, request: OutputRequest) -> None:
+        """The blobs; the client writes its index, for which it is told the descriptor."""
+        made = await self._engine.builds.outputs.export(request)
+        assert made.top is not None
+        await self._client.write_layout(directory, made.chunks)
+        self.response["cache.manifest"] = encode(made.top.document()).decode()
 
 
 @contextlib.contextmanager
@@ -205,20 +220,43 @@ def _ignored(cache: CacheEntry, job: Job) -> Iterator[None]:
     """``ignore-error=true``: the build is no failure when its cache cannot be kept."""
     try:
         yield
-    except (InvalidParameter, Unavailable) as error:
-        if cache.attributes.get("ignore-error") != "true":
+    except CortenError as error:
+        if isinstance(error, Cancelled) or cache.attributes.get("ignore-error") != "true":
             raise
         job.tell({"warning": f"the cache was not kept: {error}", "line": 0})
+
+
+_NEEDED = {"inline": "", "registry": "ref", "local": "dest"}
+_CACHE_OPTIONS = frozenset(
+    "mode ignore-error compression compression-level force-compression oci-mediatypes image-manifest".split()
+)
+_OF_TYPES = {"inline": frozenset(), "registry": frozenset({"ref"}), "local": frozenset({"dest", "tag"})}
 
 
 def check_caches(exports: Sequence[CacheEntry]) -> None:
     """Errors: InvalidParameter for what this engine cannot write."""
     for cache in exports:
-        if cache.type not in ("inline", "registry"):
-            raise InvalidParameter(f"unknown cache exporter: {cache.type!r}: inline and registry are supported")
+        needed = _NEEDED.get(cache.type)
+        if needed is None:
+            raise InvalidParameter(f"unknown cache exporter: {cache.type!r}: inline, registry and local are supported")
+        if needed and not cache.attributes.get(needed):
+            raise InvalidParameter(f"cache exporter {cache.type} needs {needed}")
         if cache.type == "registry":
-            if not cache.attributes.get("ref"):
-                raise InvalidParameter("cache exporter registry needs ref")
             reference.parse(cache.attributes["ref"])
-        if cache.attributes.get("mode", "min") not in ("min", "max"):
-            raise InvalidParameter(f"invalid mode of a cache exporter: {cache.attributes['mode']}")
+        for name in cache.attributes:
+            if name not in _CACHE_OPTIONS | _OF_TYPES[cache.type]:
+                raise InvalidParameter(f"cache exporter {cache.type}: the option {name} is not supported")
+        _check_values(cache.attributes)
+
+
+def _check_values(attributes: Mapping[str, str]) -> None:
+    for name, allowed in (
+        ("mode", ("min", "max")),
+        ("compression", ("uncompressed", "gzip", "zstd")),
+        ("oci-mediatypes", ("true", "false")),
+    ):
+        if attributes.get(name, allowed[0]) not in allowed:
+            raise InvalidParameter(f"invalid {name} of a cache exporter: {attributes[name]}")
+    level = attributes.get("compression-level", "")
+    if level and not (level.isascii() and level.isdigit()):
+        raise InvalidParameter(f"invalid compression-level of a cache exporter: {level}")

@@ -224,15 +224,20 @@ class Sources:
         """Images whose history is trusted; what is not there yet is passed over: a first build finds no cache."""
         found: list[str] = []
         for entry in dict.fromkeys(map(_CacheKey, (*self._order.caches, *self._job.wishes.cache_imports))):
-            if entry.type != "registry":
-                raise InvalidParameter(f"unknown cache importer: {entry.type!r}: registry is supported")
+            if entry.type not in ("registry", "local"):
+                raise InvalidParameter(f"unknown cache importer: {entry.type!r}: registry and local are supported")
             name = entry.reference
-            with self._job.vertex(f"importing cache manifest from {name}"):
+            with self._job.vertex(f"importing cache manifest from {name or entry.directory}"):
                 try:
-                    found += await self._client.cached_images(self._engine, name)
+                    found += await self._cached(entry)
                 except CortenError as error:
-                    self._job.tell({"warning": f"cache from {name}: {error}", "line": 0})
+                    self._job.tell({"warning": f"cache from {name or entry.directory}: {error}", "line": 0})
         return found
+
+    async def _cached(self, entry: _CacheKey) -> list[str]:
+        if entry.type == "local":
+            return await self._client.cached_layout(self._engine, entry.directory, entry.digest)
+        return await self._client.cached_images(self._engine, entry.reference)
 
 
 class _CacheKey:
@@ -241,12 +246,18 @@ class _CacheKey:
     def __init__(self, entry: CacheEntry) -> None:
         self.type = entry.type
         self.reference = entry.attributes.get("ref", "")
+        self.directory = entry.attributes.get("src", "")  # of the client
+        self.digest = entry.attributes.get("digest", "")  # of what is meant in there
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.type, self.reference, self.directory, self.digest
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _CacheKey) and (self.type, self.reference) == (other.type, other.reference)
+        return isinstance(other, _CacheKey) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        return hash((self.type, self.reference))
+        return hash(self._parts)
 
 
 def _address(source: pb.SourceOp, name: str) -> str:
