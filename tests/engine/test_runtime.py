@@ -502,7 +502,7 @@ def test_zeros_of_dockerd_stand_for_nothing(world: World) -> None:
     directory = running.init.cgroup.directory("cpu")
     assert directory is not None
     name, wanted = ("cpu.weight", "100") if running.init.cgroup.hierarchies.is_v2 else ("cpu.shares", "1024")
-    assert (directory / name).read_text().strip() == wanted
+    assert Path(directory, name).read_text().strip() == wanted
 
 
 @pytest.mark.parametrize("failing", ["mounts", "program", "hooks", "user", "meanwhile"])

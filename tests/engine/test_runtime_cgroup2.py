@@ -91,9 +91,9 @@ def test_freezing_and_killing(world: World) -> None:
     running = world.start(world.script("sleep 60 & sleep 60"))
     cgroup = running.init.cgroup
     cgroup.freeze()
-    assert groups.is_frozen(cgroup)
+    assert cgroup.is_frozen()
     cgroup.thaw()
-    assert not groups.is_frozen(cgroup)
+    assert not cgroup.is_frozen()
     cgroup.kill()
     assert running.wait().code == -9
 

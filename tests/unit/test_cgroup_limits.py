@@ -122,22 +122,20 @@ def test_a_controller_that_cannot_be_enabled_is_named_when_it_is_missed(tmp_path
     (tmp_path / "cgroup.controllers").write_text("memory pids")
     (tmp_path / "cgroup.subtree_control").write_text("")
     (tmp_path / "cgroup.procs").write_text("1\n")
-    made = Path.mkdir
+    made = os.mkdir
 
     def mkdir(path, *arguments, **options):
         made(path, *arguments, **options)
         for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs"):
-            (path / name).write_text("")
+            Path(path, name).write_text("")
 
-    written = Path.write_text
-
-    def write_text(path, text, *arguments, **options):
-        if path.name == "cgroup.subtree_control" and "memory" in text:
+    def write_text(path, text):
+        if path.endswith("/cgroup.subtree_control") and "memory" in text:
             raise OSError(16, "Device or resource busy")
-        return written(path, text, *arguments, **options)
+        Path(path).write_text(text)
 
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    monkeypatch.setattr(manager, "write_text", write_text)
     monkeypatch.setattr(Cgroup, "delete", lambda self: None)
     with pytest.raises(SystemFailure, match=f"memory is not enabled: processes live in {tmp_path} itself"):
         Cgroup.create("/box", {"memory": {"limit": 1 << 20}}, Hierarchies(unified=str(tmp_path)))

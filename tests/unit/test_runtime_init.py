@@ -23,7 +23,8 @@ def request(**fields: Any) -> InitRequest:
     spec["linux"].update(fields.pop("linux", {}))
     values: dict[str, Any] = {
         "spec": spec, "container_id": "c", "bundle": "/", "cgroup": None, "new": frozenset({"mount", "pid"}),
-        "joined": frozenset(), "proc": None, "taken": Sources(), "stdio": None, "channel": Channel.pair()[0], **fields,
+        "joined": frozenset(), "proc": None, "taken": Sources(), "stdio": None, "channel": Channel.pair()[0],
+        "state": {}, **fields,
     }  # fmt: skip
     return InitRequest(**values)
 

@@ -10,7 +10,7 @@ import pytest
 from corten.errors import InvalidParameter
 from corten.linux import mount
 from corten.runtime import idmap, mount_options, scheduling
-from corten.runtime.oci import arguments
+from corten.runtime.oci import quantities
 from corten.runtime.oci.signals import signal_number
 from corten.runtime.rootfs import sysctl_path
 
@@ -143,17 +143,17 @@ def test_unknown_signals(text: str) -> None:
     [("512", 512), ("-1", -1), ("64m", 64 << 20), ("1.5G", 3 << 29), ("2KiB", 2048), ("3kb", 3072), ("7b", 7)],
 )
 def test_sizes(text: str, number: int) -> None:
-    assert arguments.size(text) == number
+    assert quantities.size(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "m", "1x", "one"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(ValueError, match=r"^invalid size"):
-        arguments.size(text)
+        quantities.size(text)
 
 
 def test_durations() -> None:
-    assert [arguments.seconds(text) for text in ("5s", "250ms", "2m", "1h")] == [5.0, 0.25, 120.0, 3600.0]
+    assert [quantities.seconds(text) for text in ("5s", "250ms", "2m", "1h")] == [5.0, 0.25, 120.0, 3600.0]
     for text in ("5", "0s", "-1s", "s"):
         with pytest.raises(ValueError, match=r"^invalid duration"):
-            arguments.seconds(text)
+            quantities.seconds(text)

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
-from corten.runtime import state
+from corten.runtime.oci import gate
 from corten.runtime.state import ALLOWED, ContainerState, StateDirectory, Status, document, require, start_ticks
 
 
 def made(pid: int = 0, **fields: Any) -> ContainerState:
     values = {
         "id": "c1", "bundle": "/b", "rootfs": "/b/rootfs", "pid": pid, "start_ticks": start_ticks(pid) if pid else 0,
-        "oci_version": "1.2.0", "cgroup_path": "/corten-test/c1", "created": "2026-01-01T00:00:00Z", **fields,
+        "oci_version": "1.2.0", "cgroup_path": "/corten-test/c1", "created": "2026-01-01T00:00:00Z",
+        "owner": "", "annotations": {}, **fields,
     }  # fmt: skip
     return ContainerState(**values)
 
@@ -62,13 +64,13 @@ def test_half_made_containers_are_not_listed(states: StateDirectory) -> None:
 
 def test_status_follows_the_process(states: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = False
-    monkeypatch.setattr(state.groups, "is_frozen", lambda cgroup: frozen)
-    states.make("c1")
+    monkeypatch.setattr(Cgroup, "is_frozen", lambda cgroup: frozen)
+    directory = states.make("c1")
     ours = made(os.getpid())
-    gate = states.open_gate("c1")
+    entrance = gate.make(directory)
     assert states.status(ours) == Status.CREATED
-    states.remove_gate("c1")
-    gate.close()
+    gate.remove(directory)
+    entrance.close()
     assert states.status(ours) == Status.RUNNING
     frozen = True
     assert states.status(ours) == Status.PAUSED
@@ -89,23 +91,22 @@ def test_a_zombie_has_stopped() -> None:
 
 def test_the_gate_works_below_long_paths_and_tells_when_nobody_is_there(tmp_path: Path) -> None:
     states = StateDirectory(str(tmp_path / ("d" * 100) / ("e" * 100)))
-    states.make("c1")
-    gate = states.open_gate("c1")
-    channel = states.reach_gate("c1")
-    accepted, _ = gate.accept()
+    directory = states.make("c1")
+    entrance = gate.make(directory)
+    channel = gate.reach(directory)
+    accepted, _ = entrance.accept()
     channel.close()
     assert accepted.recv(1) == b""
     accepted.close()
-    gate.close()
+    entrance.close()
     with pytest.raises(SystemFailure, match="container init ended before it was started"):
-        states.reach_gate("c1")
+        gate.reach(directory)
 
 
 def test_gate_is_a_socket_of_packets(states: StateDirectory) -> None:
-    states.make("c1")
-    with states.open_gate("c1") as gate:
-        assert gate.type == socket.SOCK_SEQPACKET
-        assert not gate.get_inheritable()
+    with gate.make(states.make("c1")) as entrance:
+        assert entrance.type == socket.SOCK_SEQPACKET
+        assert not entrance.get_inheritable()
 
 
 @pytest.mark.parametrize("operation", ALLOWED)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from corten.linux import user_namespace
 
@@ -29,16 +27,18 @@ V1_CONTROLLERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """Mount points by controller.
+    """Mount points by controller."""
 
-    v1:        controller -> mount point; co-mounted controllers share one
-    unified:   mount point of cgroup2, "" when it is not mounted
-    """
+    __slots__ = ("unified", "v1")
 
-    v1: dict[str, str] = field(default_factory=dict)
-    unified: str = ""
+    def __init__(self, v1: dict[str, str] | None = None, unified: str = "") -> None:
+        """
+        v1:      controller -> mount point; co-mounted controllers share one
+        unified: mount point of cgroup2, "" when it is not mounted
+        """
+        self.v1 = v1 or {}
+        self.unified = unified
 
     @property
     def is_v2(self) -> bool:
@@ -69,14 +69,15 @@ class Hierarchies:
                             v1.setdefault(option, target)
         return cls(v1, unified)
 
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         """The directories that a cgroup ``path`` has here, each once."""
-        return [Path(place) for place in self.places(path)]
-
-    def places(self, path: str) -> list[str]:
-        """``directories`` as text: a start is quicker without objects for them."""
         roots = [self.unified] if self.is_v2 else dict.fromkeys(self.v1.values())
         return [root + path for root in roots]
+
+
+def is_scope(path: str) -> bool:
+    """Whether a group is one that systemd makes (``systemd.py``)."""
+    return path.endswith(".scope")
 
 
 def _is_usable(target: str) -> bool:

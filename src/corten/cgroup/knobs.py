@@ -7,15 +7,13 @@ Documentation/admin-guide/cgroup-v1/, cgroup-v2.rst.  Sizes are bytes, times mic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Writes = list[tuple[str, str]]
 _UNLIMITED_SHARES = 262144
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
+class Knob(NamedTuple):
     """One field.
 
     field:     dotted name in ``linux.resources``

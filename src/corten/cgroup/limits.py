@@ -11,7 +11,6 @@ import contextlib
 import errno
 import itertools
 import os
-from pathlib import Path
 from typing import Any, Protocol
 
 from corten.cgroup import devices
@@ -19,6 +18,7 @@ from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.knobs import KNOBS, Knob, blkio_to_io_weight, value_at, writes
 from corten.errors import InvalidParameter
 from corten.linux import user_namespace
+from corten.linux.files import read_text, write_knob
 
 _NO_SWAP_LIMIT = "swap limits are not supported by this kernel: memory is limited without swap"
 
@@ -30,7 +30,7 @@ class Group(Protocol):
     hierarchies: Hierarchies
     warnings: list[str]
 
-    def directory(self, controller: str) -> Path | None: ...
+    def directory(self, controller: str) -> str | None: ...
 
 
 def set_limits(group: Group, resources: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def set_limits(group: Group, resources: dict[str, Any]) -> None:
     """
     memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
     if group.hierarchies.is_v2:
-        directory = Path(group.hierarchies.unified + group.path)
+        directory = group.hierarchies.unified + group.path
         _memory_v2(group, directory, memory)
         _quota_v2(directory, cpu)
     else:
@@ -80,13 +80,13 @@ def _turn(group: Group, knob: Knob, value: Any) -> None:
             group.warnings.append(f"{knob.field} is not supported by this kernel: discarded")
 
 
-def _write_first(directory: Path, name: str, text: str) -> None:
+def _write_first(directory: str, name: str, text: str) -> None:
     """io.weight belongs to the io.cost model: where the BFQ scheduler does the work, its own file is what counts."""
     if name == "io.weight":
         with contextlib.suppress(FileNotFoundError):
-            write(directory / "io.bfq.weight", _as_bfq(text))
+            write_knob(f"{directory}/io.bfq.weight", _as_bfq(text))
             return
-    write(directory / name, text)
+    write_knob(f"{directory}/{name}", text)
 
 
 def _as_bfq(text: str) -> str:
@@ -108,13 +108,13 @@ def _memory_v1(group: Group, memory: dict[str, Any]) -> None:
     directory = group.directory("memory")
     if directory is None:
         raise InvalidParameter("memory limits are not supported by this host: the memory controller is missing")
-    limit_file, swap_file = directory / "memory.limit_in_bytes", directory / "memory.memsw.limit_in_bytes"
-    if swap is not None and not swap_file.exists():
+    limit_file, swap_file = f"{directory}/memory.limit_in_bytes", f"{directory}/memory.memsw.limit_in_bytes"
+    if swap is not None and not os.path.exists(swap_file):
         if swap > 0 and limit is not None and swap != limit * 2:
             group.warnings.append(_NO_SWAP_LIMIT)
         swap = None
     # the kernel keeps limit <= limit with swap: raise the outer one first, lower it last
-    present = int(limit_file.read_text())
+    present = int(read_text(limit_file))
     order = [(swap_file, swap), (limit_file, limit)]
     if limit is None or (limit != -1 and limit <= present):
         order.reverse()
@@ -122,15 +122,15 @@ def _memory_v1(group: Group, memory: dict[str, Any]) -> None:
         if value is None:
             continue
         try:
-            write(file, str(value))
+            write_knob(file, str(value))
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            used = (directory / "memory.usage_in_bytes").read_text().strip()
+            used = read_text(f"{directory}/memory.usage_in_bytes").strip()
             raise InvalidParameter(f"cannot set memory limit to {value} bytes: {used} bytes are in use") from error
 
 
-def _memory_v2(group: Group, directory: Path, memory: dict[str, Any]) -> None:
+def _memory_v2(group: Group, directory: str, memory: dict[str, Any]) -> None:
     """The specification's swap is memory and swap together, version 2's is swap alone."""
     limit, swap = memory.get("limit"), memory.get("swap")
     if swap:
@@ -144,18 +144,18 @@ def _memory_v2(group: Group, directory: Path, memory: dict[str, Any]) -> None:
         else:
             total, text = 0, "max"
         try:
-            write(directory / "memory.swap.max", text)
+            write_knob(f"{directory}/memory.swap.max", text)
         except FileNotFoundError:
             if swap > 0 and swap != total * 2:
                 group.warnings.append(_NO_SWAP_LIMIT)
     if limit is not None:
-        write(directory / "memory.max", "max" if limit < 0 else str(limit))
+        write_knob(f"{directory}/memory.max", "max" if limit < 0 else str(limit))
 
 
-def _present_limit(directory: Path) -> int:
+def _present_limit(directory: str) -> int:
     """Bytes; 0 without a limit."""
     try:
-        text = (directory / "memory.max").read_text().strip()
+        text = read_text(f"{directory}/memory.max").strip()
     except FileNotFoundError:
         return 0
     return int(text) if text.isdigit() else 0
@@ -170,36 +170,36 @@ def _quota_v1(group: Group, cpu: dict[str, Any]) -> None:
     if directory is None or (quota is None and period is None):
         return
     if burst is not None:
-        _early_burst(directory / "cpu.cfs_burst_us", burst)
+        _early_burst(f"{directory}/cpu.cfs_burst_us", burst)
     if period:
         try:
-            write(directory / "cpu.cfs_period_us", str(period))
+            write_knob(f"{directory}/cpu.cfs_period_us", str(period))
         except OSError as error:
             # a longer period with the old quota can break the parent's bound: quota first then
             if error.errno != errno.EINVAL or not quota:
                 raise
-            write(directory / "cpu.cfs_quota_us", str(quota))
-            write(directory / "cpu.cfs_period_us", str(period))
+            write_knob(f"{directory}/cpu.cfs_quota_us", str(quota))
+            write_knob(f"{directory}/cpu.cfs_period_us", str(period))
     if quota:
-        write(directory / "cpu.cfs_quota_us", str(quota))
+        write_knob(f"{directory}/cpu.cfs_quota_us", str(quota))
 
 
-def _quota_v2(directory: Path, cpu: dict[str, Any]) -> None:
+def _quota_v2(directory: str, cpu: dict[str, Any]) -> None:
     quota, period, burst = cpu.get("quota"), cpu.get("period"), cpu.get("burst")
     if quota is None and period is None:
         return
-    file = directory / "cpu.max"
-    present_quota, _, present_period = file.read_text().strip().partition(" ")
+    file = f"{directory}/cpu.max"
+    present_quota, _, present_period = read_text(file).strip().partition(" ")
     quota_text = present_quota if quota is None else ("max" if quota <= 0 else str(quota))
     if burst is not None:
-        _early_burst(directory / "cpu.max.burst", burst)
-    write(file, f"{quota_text} {period or present_period}")
+        _early_burst(f"{directory}/cpu.max.burst", burst)
+    write_knob(file, f"{quota_text} {period or present_period}")
 
 
-def _early_burst(file: Path, burst: int) -> None:
+def _early_burst(file: str, burst: int) -> None:
     """A burst is at most the quota: a smaller one goes before a smaller quota, a larger one is written again after."""
     with contextlib.suppress(OSError):
-        write(file, str(burst))
+        write_knob(file, str(burst))
 
 
 # -- devices ----------------------------------------------------------------------------------------------------------
@@ -216,27 +216,4 @@ def _devices(group: Group, rules: list[dict[str, Any]]) -> None:
         group.warnings.append("the devices controller is missing: device rules are not enforced")
         return
     for name, pairs in itertools.groupby(devices.v1_writes(rules), key=lambda pair: pair[0]):
-        write(directory / name, *(text for _, text in pairs))
-
-
-def write(file: Path | str, *texts: str) -> None:
-    """One write(2) for each text.  Errors: OSError naming text and file."""
-    text = texts[0]
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            for text in texts:
-                os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, f"write {text!r}: {(error.strerror or '').lower()}", str(file)) from error
-
-
-def read(file: str) -> str:
-    """Errors: OSError naming the file."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 4096).decode()
-    finally:
-        os.close(descriptor)
+        write_knob(f"{directory}/{name}", *(text for _, text in pairs))

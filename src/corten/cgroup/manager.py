@@ -11,14 +11,17 @@ import os
 import select
 import signal
 import time
-from pathlib import Path
-from typing import Any
 
 from corten.cgroup.hierarchy import Hierarchies
-from corten.cgroup.limits import read, set_limits, write
-from corten.cgroup.systemd import Placeholder
 from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import user_namespace
+from corten.linux.files import read_text, write_knob, write_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from corten.cgroup.systemd import Placeholder
 
 _DELETE_TRIES = 60
 _FREEZE_TRIES = 200
@@ -49,6 +52,8 @@ class Cgroup:
 
         Errors: SystemFailure naming the file that refused.
         """
+        from corten.cgroup.limits import set_limits  # whoever only looks needs no table of knobs
+
         cgroup = cls(path, hierarchies)
         try:
             cgroup._make()
@@ -61,18 +66,18 @@ class Cgroup:
             raise
         return cgroup
 
-    def directory(self, controller: str) -> Path | None:
+    def directory(self, controller: str) -> str | None:
         """Where a controller's files of this group are; None when the host lacks the controller."""
         if self.hierarchies.is_v2:
-            return Path(self.hierarchies.unified + self.path)
+            return self.hierarchies.unified + self.path
         root = self.hierarchies.v1.get(controller)
-        return Path(root + self.path) if root else None
+        return root + self.path if root else None
 
     def _make(self) -> None:
         if self.hierarchies.is_v2:
             self._make_v2()
             return
-        for place in self.hierarchies.places(self.path):
+        for place in self.hierarchies.directories(self.path):
             try:
                 os.mkdir(place)
             except FileExistsError:
@@ -85,34 +90,34 @@ class Cgroup:
                 _inherit(cpuset, self.path, name)
 
     def _make_v2(self) -> None:
-        root = Path(self.hierarchies.unified)
-        place = root
+        place = self.hierarchies.unified
         for part in self.path.strip("/").split("/"):
             self._enable_controllers(place)
-            place = place / part
-            place.mkdir(exist_ok=True)
+            place = f"{place}/{part}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place)
         self._pass_nothing_down(place)
 
-    def _pass_nothing_down(self, place: Path) -> None:
+    def _pass_nothing_down(self, place: str) -> None:
         """A group that was somebody's parent takes processes again when the groups below it are gone."""
-        control = place / "cgroup.subtree_control"
-        enabled = control.read_text().split()
+        control = f"{place}/cgroup.subtree_control"
+        enabled = read_text(control).split()
         if enabled:
             with contextlib.suppress(OSError):
-                control.write_text(" ".join(f"-{name}" for name in enabled))
+                write_text(control, " ".join(f"-{name}" for name in enabled))
 
-    def _enable_controllers(self, place: Path) -> None:
+    def _enable_controllers(self, place: str) -> None:
         """Pass the controllers of a group down to the groups below it; one that cannot is remembered."""
-        available = set((place / "cgroup.controllers").read_text().split())
-        control = place / "cgroup.subtree_control"
-        missing = [name for name in _V2_CONTROLLERS if name in available - set(control.read_text().split())]
+        available = set(read_text(f"{place}/cgroup.controllers").split())
+        control = f"{place}/cgroup.subtree_control"
+        missing = [name for name in _V2_CONTROLLERS if name in available - set(read_text(control).split())]
         if not missing:
             return
         try:
-            control.write_text(" ".join(f"+{name}" for name in missing))
+            write_text(control, " ".join(f"+{name}" for name in missing))
             return
         except OSError as error:
-            if error.errno == errno.EBUSY and (place / "cgroup.procs").read_text():
+            if error.errno == errno.EBUSY and read_text(f"{place}/cgroup.procs"):
                 # cgroup-v2.rst, "No Internal Process Constraint".  Some controllers could be enabled by themselves, but
                 # then the group is a threaded domain, and those below it take no process at all
                 why = f"processes live in {place} itself: move them into a group below it"
@@ -121,14 +126,14 @@ class Cgroup:
         # all or nothing is the kernel's rule for one write: find out which it is
         for name in missing:
             try:
-                control.write_text(f"+{name}")
+                write_text(control, f"+{name}")
             except OSError as error:
                 self._refused[name] = f"{control}: {(error.strerror or '').lower()}"
 
     def apply(self, pid: int) -> None:
         """Move a process in.  Errors: OSError naming the file."""
         for directory in self.hierarchies.directories(self.path):
-            (directory / "cgroup.procs").write_text(str(pid))
+            write_text(f"{directory}/cgroup.procs", str(pid))
 
     def join_self(self) -> None:
         """Move the calling, single-threaded process in.
@@ -136,7 +141,7 @@ class Cgroup:
         Writing 0 moves the writer without the kernel's lock over all thread groups where the kernel has that path.
         """
         name = "cgroup.procs" if self.hierarchies.is_v2 else "tasks"
-        for place in self.hierarchies.places(self.path):
+        for place in self.hierarchies.directories(self.path):
             descriptor = os.open(f"{place}/{name}", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, b"0")
@@ -150,7 +155,7 @@ class Cgroup:
         return os.open(self.hierarchies.unified + self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def exists(self) -> bool:
-        return any(map(os.path.isdir, self.hierarchies.places(self.path)))
+        return any(map(os.path.isdir, self.hierarchies.directories(self.path)))
 
     def delete(self) -> None:
         """Remove the group and the groups below it.
@@ -158,7 +163,7 @@ class Cgroup:
         The kernel frees a dead process's place a moment after its exit: bounded retries on EBUSY.
         Errors: SystemFailure when processes remain.
         """
-        for place in self.hierarchies.places(self.path):
+        for place in self.hierarchies.directories(self.path):
             try:
                 os.rmdir(place)
             except FileNotFoundError:
@@ -166,12 +171,14 @@ class Cgroup:
             except OSError:
                 # in use, or not without groups below
                 for below, _, _ in os.walk(place, topdown=False):
-                    _remove_directory(Path(below))
+                    _remove_directory(below)
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits of the living group.  Errors: SystemFailure naming the file that refused."""
+        from corten.cgroup.limits import set_limits
+
         try:
             set_limits(self, resources)
         except OSError as error:
@@ -195,10 +202,10 @@ class Cgroup:
         found: list[int] = []
         for below, _, _ in os.walk(directory):
             with contextlib.suppress(FileNotFoundError, OSError):
-                found += [int(line) for line in Path(below, "cgroup.procs").read_text().split()]
+                found += [int(line) for line in read_text(f"{below}/cgroup.procs").split()]
         return sorted(set(found))
 
-    def _reference_directory(self) -> Path | None:
+    def _reference_directory(self) -> str | None:
         for controller in ("pids", "memory", "freezer", "cpu", "devices"):
             directory = self.directory(controller)
             if directory is not None:
@@ -210,22 +217,34 @@ class Cgroup:
         if self.hierarchies.is_v2:
             self._set_frozen_v2(True)
             return
-        directory = self._freezer()
+        state = f"{self._freezer()}/freezer.state"
         for _ in range(_FREEZE_TRIES):
-            write(directory / "freezer.state", "FROZEN")
-            if (directory / "freezer.state").read_text().strip() == "FROZEN":
+            write_knob(state, "FROZEN")
+            if read_text(state).strip() == "FROZEN":
                 return
             time.sleep(0.002)  # v1 has no notification; a fork in flight delays it
-        write(directory / "freezer.state", "THAWED")
+        write_knob(state, "THAWED")
         raise SystemFailure(f"cannot freeze cgroup {self.path}: it does not come to rest", step="freeze")
 
     def thaw(self) -> None:
         if self.hierarchies.is_v2:
             self._set_frozen_v2(False)
         else:
-            write(self._freezer() / "freezer.state", "THAWED")
+            write_knob(f"{self._freezer()}/freezer.state", "THAWED")
 
-    def _freezer(self) -> Path:
+    def is_frozen(self) -> bool:
+        """False as well where there is no such group, or no freezer."""
+        directory = self.directory("freezer")
+        if directory is None:
+            return False
+        try:
+            if self.hierarchies.is_v2:
+                return read_text(f"{directory}/cgroup.freeze").strip() == "1"
+            return read_text(f"{directory}/freezer.state").strip() != "THAWED"
+        except OSError:
+            return False
+
+    def _freezer(self) -> str:
         directory = self.directory("freezer")
         if directory is None:
             why = "" if user_namespace.is_initial() else ": no control groups are delegated to this user"
@@ -233,11 +252,11 @@ class Cgroup:
         return directory
 
     def _set_frozen_v2(self, frozen: bool) -> None:
-        directory = Path(self.hierarchies.unified + self.path)
+        directory = self.hierarchies.unified + self.path
         wanted = f"frozen {int(frozen)}".encode()
-        events = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        events = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            write(directory / "cgroup.freeze", str(int(frozen)))
+            write_knob(f"{directory}/cgroup.freeze", str(int(frozen)))
             poller = select.poll()
             poller.register(events, select.POLLPRI)
             deadline = time.monotonic() + _FREEZE_S
@@ -250,7 +269,7 @@ class Cgroup:
         finally:
             os.close(events)
         if frozen:
-            write(directory / "cgroup.freeze", "0")
+            write_knob(f"{directory}/cgroup.freeze", "0")
         raise SystemFailure(
             f"cannot {'freeze' if frozen else 'thaw'} cgroup {self.path}: it does not come to rest", step="freeze"
         )
@@ -258,9 +277,9 @@ class Cgroup:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to every process; with SIGKILL nothing escapes by forking."""
         if self.hierarchies.is_v2 and number == signal.SIGKILL:
-            file = Path(self.hierarchies.unified + self.path) / "cgroup.kill"
-            if file.exists():
-                file.write_text("1")
+            file = f"{self.hierarchies.unified}{self.path}/cgroup.kill"
+            if os.path.exists(file):
+                write_text(file, "1")
                 return
         for _ in range(50):
             pids = self.pids()
@@ -276,17 +295,15 @@ class Cgroup:
     def oom_kills(self) -> int:
         """How many processes of the group the kernel has killed for want of memory."""
         if self.hierarchies.is_v2:
-            return _keyed(Path(self.hierarchies.unified + self.path) / "memory.events").get("oom_kill", 0)
+            return _keyed(f"{self.hierarchies.unified}{self.path}/memory.events").get("oom_kill", 0)
         directory = self.directory("memory")
-        return _keyed(directory / "memory.oom_control").get("oom_kill", 0) if directory else 0
+        return _keyed(f"{directory}/memory.oom_control").get("oom_kill", 0) if directory else 0
 
 
-def _keyed(file: Path) -> dict[str, int]:
+def _keyed(file: str) -> dict[str, int]:
     try:
         return {
-            key: int(value)
-            for key, _, value in (line.partition(" ") for line in file.read_text().splitlines())
-            if value
+            key: int(value) for key, _, value in (line.partition(" ") for line in read_text(file).splitlines()) if value
         }
     except (OSError, ValueError):
         return {}
@@ -295,14 +312,14 @@ def _keyed(file: Path) -> dict[str, int]:
 def _inherit(root: str, path: str, name: str) -> str:
     """A version 1 cpuset starts empty and takes no process: one that is empty gets its parent's ``name``.  Its text."""
     file = f"{root}{path}/{name}"
-    text = read(file)
+    text = read_text(file)
     if not text.strip() and path != "/":
         text = _inherit(root, os.path.dirname(path), name)
-        write(file, text)
+        write_knob(file, text)
     return text
 
 
-def _remove_directory(directory: Path) -> None:
+def _remove_directory(directory: str) -> None:
     for attempt in range(_DELETE_TRIES):
         try:
             os.rmdir(directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
@@ -11,7 +10,7 @@ from corten.cgroup.manager import Cgroup
 _CLOCK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
 
-def _text(file: Path) -> str:
+def _text(file: str) -> str:
     """ "" when it cannot be read."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -28,14 +27,14 @@ def _text(file: Path) -> str:
         os.close(descriptor)
 
 
-def _number(file: Path, default: int = 0) -> int:
+def _number(file: str, default: int = 0) -> int:
     text = _text(file).strip()
     if text == "max":
         return (1 << 64) - 1
     return int(text) if text.isdigit() else default
 
 
-def _pairs(file: Path) -> dict[str, int]:
+def _pairs(file: str) -> dict[str, int]:
     found = {}
     for line in _text(file).splitlines():
         key, _, value = line.partition(" ")
@@ -50,42 +49,42 @@ def read(cgroup: Cgroup) -> dict[str, Any]:
 
 
 def _read_v1(cgroup: Cgroup) -> dict[str, Any]:
-    def directory(controller: str) -> Path:
-        return cgroup.directory(controller) or Path("/nonexistent")
+    def directory(controller: str) -> str:
+        return cgroup.directory(controller) or "/nonexistent"
 
     memory, cpuacct, cpu, pids, blkio = (directory(name) for name in ("memory", "cpuacct", "cpu", "pids", "blkio"))
-    usage = _pairs(cpuacct / "cpuacct.stat")
-    throttling = _pairs(cpu / "cpu.stat")
+    usage = _pairs(f"{cpuacct}/cpuacct.stat")
+    throttling = _pairs(f"{cpu}/cpu.stat")
     return {
         "memory": {
-            "usage": _number(memory / "memory.usage_in_bytes"),
-            "max_usage": _number(memory / "memory.max_usage_in_bytes"),
-            "limit": _number(memory / "memory.limit_in_bytes"),
-            "failcnt": _number(memory / "memory.failcnt"),
-            "stats": _pairs(memory / "memory.stat"),
+            "usage": _number(f"{memory}/memory.usage_in_bytes"),
+            "max_usage": _number(f"{memory}/memory.max_usage_in_bytes"),
+            "limit": _number(f"{memory}/memory.limit_in_bytes"),
+            "failcnt": _number(f"{memory}/memory.failcnt"),
+            "stats": _pairs(f"{memory}/memory.stat"),
         },
         "cpu": {
-            "total": _number(cpuacct / "cpuacct.usage"),
-            "percpu": [int(part) for part in _text(cpuacct / "cpuacct.usage_percpu").split()],
+            "total": _number(f"{cpuacct}/cpuacct.usage"),
+            "percpu": [int(part) for part in _text(f"{cpuacct}/cpuacct.usage_percpu").split()],
             "user": usage.get("user", 0) * _CLOCK_NS,
             "kernel": usage.get("system", 0) * _CLOCK_NS,
             "periods": throttling.get("nr_periods", 0),
             "throttled_periods": throttling.get("nr_throttled", 0),
             "throttled_time": throttling.get("throttled_time", 0),
         },
-        "pids": {"current": _number(pids / "pids.current"), "limit": _number(pids / "pids.max")},
+        "pids": {"current": _number(f"{pids}/pids.current"), "limit": _number(f"{pids}/pids.max")},
         "blkio": {
             "bytes": _blkio_v1(
-                blkio / "blkio.throttle.io_service_bytes_recursive", blkio / "blkio.throttle.io_service_bytes"
+                f"{blkio}/blkio.throttle.io_service_bytes_recursive", f"{blkio}/blkio.throttle.io_service_bytes"
             ),
             "operations": _blkio_v1(
-                blkio / "blkio.throttle.io_serviced_recursive", blkio / "blkio.throttle.io_serviced"
+                f"{blkio}/blkio.throttle.io_serviced_recursive", f"{blkio}/blkio.throttle.io_serviced"
             ),
         },
     }
 
 
-def _blkio_v1(recursive: Path, plain: Path) -> list[dict[str, Any]]:
+def _blkio_v1(recursive: str, plain: str) -> list[dict[str, Any]]:
     entries = []
     for line in (_text(recursive) or _text(plain)).splitlines():
         parts = line.replace(":", " ").split()
@@ -97,15 +96,15 @@ def _blkio_v1(recursive: Path, plain: Path) -> list[dict[str, Any]]:
 
 
 def _read_v2(cgroup: Cgroup) -> dict[str, Any]:
-    directory = Path(cgroup.hierarchies.unified + cgroup.path)
-    cpu = _pairs(directory / "cpu.stat")
+    directory = cgroup.hierarchies.unified + cgroup.path
+    cpu = _pairs(f"{directory}/cpu.stat")
     return {
         "memory": {
-            "usage": _number(directory / "memory.current"),
-            "max_usage": _number(directory / "memory.peak"),
-            "limit": _number(directory / "memory.max"),
-            "failcnt": _pairs(directory / "memory.events").get("max", 0),
-            "stats": _pairs(directory / "memory.stat"),
+            "usage": _number(f"{directory}/memory.current"),
+            "max_usage": _number(f"{directory}/memory.peak"),
+            "limit": _number(f"{directory}/memory.max"),
+            "failcnt": _pairs(f"{directory}/memory.events").get("max", 0),
+            "stats": _pairs(f"{directory}/memory.stat"),
         },
         "cpu": {
             "total": cpu.get("usage_usec", 0) * 1000,
@@ -116,12 +115,12 @@ def _read_v2(cgroup: Cgroup) -> dict[str, Any]:
             "throttled_periods": cpu.get("nr_throttled", 0),
             "throttled_time": cpu.get("throttled_usec", 0) * 1000,
         },
-        "pids": {"current": _number(directory / "pids.current"), "limit": _number(directory / "pids.max")},
-        "blkio": _blkio_v2(directory / "io.stat"),
+        "pids": {"current": _number(f"{directory}/pids.current"), "limit": _number(f"{directory}/pids.max")},
+        "blkio": _blkio_v2(f"{directory}/io.stat"),
     }
 
 
-def _blkio_v2(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _blkio_v2(file: str) -> dict[str, list[dict[str, Any]]]:
     names = {
         "rbytes": ("bytes", "read"),
         "wbytes": ("bytes", "write"),
@@ -144,5 +143,5 @@ def _blkio_v2(file: Path) -> dict[str, list[dict[str, Any]]]:
 
 def system_cpu_ns() -> int:
     """Time that all CPUs together have spent, idle or not (proc_stat(5))."""
-    fields = _text(Path("/proc/stat")).partition("\n")[0].split()[1:8]
+    fields = _text("/proc/stat").partition("\n")[0].split()[1:8]
     return sum(int(field) for field in fields) * _CLOCK_NS

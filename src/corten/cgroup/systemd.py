@@ -34,10 +34,6 @@ def require(*, is_v2: bool) -> None:
         raise InvalidParameter("the systemd cgroup driver needs systemd as PID 1 and cgroup v2 on this host")
 
 
-def is_scope(path: str) -> bool:
-    return path.endswith(".scope")
-
-
 def path_of(cgroups_path: str) -> str:
     """ "slice:prefix:name" of the runtime specification's linux.cgroupsPath -> "/a.slice/a-b.slice/prefix-name.scope".
 

@@ -33,3 +33,17 @@ def write_text(path: str | os.PathLike[str], text: str, mode: int = 0o666) -> No
             rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
+
+
+def write_knob(file: str, *texts: str) -> None:
+    """Into a file of the kernel's, one write(2) for each text.  Errors: OSError naming text and file."""
+    text = texts[0]
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for text in texts:
+                os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, f"write {text!r}: {(error.strerror or '').lower()}", file) from error

@@ -12,7 +12,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from corten.linux import mount as kernel
 from corten.linux import mounts, user_namespace
@@ -20,7 +19,6 @@ from corten.linux import mounts, user_namespace
 _SMALL_FILE = 1 << 16
 
 
-@dataclass(slots=True)
 class Plan:
     """Paths without the leading slash, parents first.
 
@@ -28,8 +26,9 @@ class Plan:
     skeleton:  directories with one, mount points, links and small files
     """
 
-    pieces: list[str] = field(default_factory=list)
-    skeleton: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.skeleton: list[str] = []
 
 
 def needed(directory: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
 
 _INITIAL = 0xEFFFFFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
 _WHOLE = 2**32 - 1
@@ -35,16 +34,18 @@ def mapped(kind: str) -> int:
         return _WHOLE
 
 
-@dataclass(frozen=True, slots=True)
 class Rights:
-    """What this process may do to files of its own.
+    """What this process may do to files of its own."""
 
-    owners:  give them to others
-    devices: make device nodes, and use ``trusted`` attributes
-    """
+    __slots__ = ("devices", "owners")
 
-    owners: bool
-    devices: bool
+    def __init__(self, owners: bool, devices: bool) -> None:
+        """
+        owners:  give them to others
+        devices: make device nodes, and use ``trusted`` attributes
+        """
+        self.owners = owners
+        self.devices = devices
 
     @classmethod
     def here(cls) -> Rights:

@@ -12,7 +12,6 @@ import os
 import sys
 
 import corten
-from corten.linux import mount
 
 # commands of ours whose processes enter a container; at a restore it is criu that does
 _ENTERING = ("create", "run", "exec")
@@ -40,6 +39,8 @@ def _execute_shielded(words: list[str]) -> None:
 
     Whoever has no rights on the host has none to lose: an interpreter of root's stays safe from them.
     """
+    from corten.linux import mount
+
     program = interpreter()
     try:
         clone = mount.clone_tree(os.path.dirname(program))

@@ -11,8 +11,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from corten.cgroup.hierarchy import Hierarchies
 from corten.cgroup.manager import Cgroup
@@ -38,8 +37,7 @@ from corten.runtime.privileges import Confinement
 from corten.runtime.seccomp_listener import SeccompListener
 
 
-@dataclass(slots=True)
-class ExecProcess:
+class ExecProcess(NamedTuple):
     """A further program in a container; the caller owns the descriptors."""
 
     pid: int
@@ -74,9 +72,16 @@ def exec_process(
     differing = namespaces.differing(init_pid)
     try:
         with _requested(
-            spec, process, target, differing, stdio=stdio, seccomp_cache=seccomp_cache, keep=keep_fds, state=state
+            spec,
+            process,
+            target,
+            differing,
+            stdio=stdio,
+            seccomp_cache=seccomp_cache,
+            keep=keep_fds,
+            state=state,
+            share=share,
         ) as request:
-            request.share = share
             try:
                 return _exec(request, cgroup)
             except ProcessLookupError:
@@ -151,6 +156,7 @@ def _requested(
     seccomp_cache: str,
     keep: int,
     state: dict[str, Any] | None,
+    share: resctrl.Group | None = None,
 ) -> Iterator[_ExecRequest]:
     process = with_inherited(process, spec.get("process") or {})
     spec_check.check_process(process)
@@ -163,7 +169,7 @@ def _requested(
     try:
         if profile and seccomp_listener.is_wanted(profile):
             listener = SeccompListener(profile, state or {"ociVersion": spec["ociVersion"]})
-        yield _ExecRequest(process, linux, stdio, program, keep, proc, target, differing, listener)
+        yield _ExecRequest(process, linux, stdio, program, keep, proc, target, differing, listener, share)
     finally:
         proc.close()
         if listener is not None:
@@ -176,8 +182,7 @@ def with_inherited(process: dict[str, Any], first: dict[str, Any]) -> dict[str, 
     return {**{name: first[name] for name in names if first.get(name) is not None}, **process}
 
 
-@dataclass(slots=True)
-class _ExecRequest:
+class _ExecRequest(NamedTuple):
     """
     target:    a pidfd of the container's first process
     differing: CLONE_NEW flags of the namespaces to enter
@@ -194,7 +199,7 @@ class _ExecRequest:
     target: int
     differing: int
     listener: SeccompListener | None
-    share: resctrl.Group | None = None
+    share: resctrl.Group | None
 
 
 def _exec(request: _ExecRequest, cgroup: Cgroup) -> ExecProcess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from corten.cgroup import systemd
+from corten.cgroup.hierarchy import is_scope
 from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict
 from corten.linux import user_namespace
@@ -50,14 +50,16 @@ def make(path: str, resources: dict[str, Any]) -> Cgroup:
         pids = present.pids()
         if pids:
             raise Conflict(f"container's cgroup is not empty: {len(pids)} process(es) found in {present.path}")
-        if is_frozen(present):
+        if present.is_frozen():
             raise Conflict(f"container's cgroup unexpectedly frozen: {present.path}")
-    if systemd.is_scope(present.path):
+    if is_scope(present.path):
         return _make_scope(present, normalised(resources))
     return Cgroup.create(path, normalised(resources), present.hierarchies)
 
 
 def _make_scope(wanted: Cgroup, resources: dict[str, Any]) -> Cgroup:
+    from corten.cgroup import systemd
+
     systemd.require(is_v2=wanted.hierarchies.is_v2)
     placeholder = systemd.Placeholder()
     try:
@@ -87,7 +89,9 @@ def discard(cgroup: Cgroup) -> None:
 def update(cgroup: Cgroup, resources: dict[str, Any]) -> None:
     """Change the limits of a container.  Errors: SystemFailure, InvalidParameter."""
     wanted = normalised(resources)
-    if systemd.is_scope(cgroup.path):
+    if is_scope(cgroup.path):
+        from corten.cgroup import systemd
+
         systemd.set_properties(cgroup.path, wanted)
     cgroup.update(wanted)
 
@@ -103,18 +107,6 @@ def normalised(resources: dict[str, Any]) -> dict[str, Any]:
     if rules is not None:
         result["devices"] = [*rules, *_ALWAYS_ALLOWED]
     return result
-
-
-def is_frozen(cgroup: Cgroup) -> bool:
-    directory = cgroup.directory("freezer")
-    if directory is None:
-        return False
-    try:
-        if cgroup.hierarchies.is_v2:
-            return (directory / "cgroup.freeze").read_text().strip() == "1"
-        return (directory / "freezer.state").read_text().strip() != "THAWED"
-    except OSError:
-        return False
 
 
 def set_oom_score(proc: HostProc, pid: str, process: dict[str, Any]) -> str:

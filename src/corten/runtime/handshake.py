@@ -28,9 +28,12 @@ import array
 import enum
 import json
 import os
-from typing import Any
 
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter, SystemFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _MAXIMUM = 65536
 MOST_DESCRIPTORS = 253  # of one message (unix(7), SCM_MAX_FD)
@@ -124,6 +127,21 @@ class Channel:
         if document["message"] != message:
             raise SystemFailure(f"container init said {document['message']} instead of {message}", step="handshake")
         return document, descriptors
+
+
+def run_to_exec(channel: Channel, *, is_told: bool = False) -> None:
+    """Say START, unless it has been said, and wait until the program runs.
+
+    Errors: those that init reports, SystemFailure.
+    """
+    try:
+        if not is_told:
+            channel.send(Message.START)
+        document, _ = channel.receive()
+    except (BrokenPipeError, ConnectionResetError):
+        raise SystemFailure("container init ended before it was started", step="start") from None
+    if document is not None:
+        raise SystemFailure(f"container init said {document['message']} instead of running the program", step="start")
 
 
 def described(error: BaseException, step: str) -> dict[str, Any]:

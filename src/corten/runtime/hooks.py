@@ -6,10 +6,12 @@ Source: runtime-spec config.md, "POSIX-platform Hooks".
 from __future__ import annotations
 
 import json
-import subprocess
-from typing import Any
 
 from corten.errors import InvalidParameter, SystemFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # by the parent, in the namespaces that the runtime was called in
 OF_THE_RUNTIME = ("prestart", "createRuntime")
@@ -29,12 +31,22 @@ def check(hooks: dict[str, Any]) -> None:
                 raise InvalidParameter(f"hooks.{name}: timeout must be greater than zero")
 
 
+def load() -> None:
+    """Import what running them takes: the container's init, where some of them run, cannot import anything."""
+    import subprocess  # noqa: F401
+
+
 def run(hooks: dict[str, Any], name: str, state: dict[str, Any]) -> None:
     """Run the hooks of one kind in order.
 
     Errors: SystemFailure for one that fails or exceeds its timeout (seconds).
     """
-    for index, entry in enumerate(hooks.get(name) or ()):
+    entries = hooks.get(name)
+    if not entries:
+        return
+    import subprocess
+
+    for index, entry in enumerate(entries):
         environment = dict(item.partition("=")[::2] for item in entry.get("env") or ())
         arguments = entry.get("args") or [entry["path"]]
         try:

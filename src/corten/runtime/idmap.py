@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +58,8 @@ def _write(path: str, content: str) -> None:
 
 
 def _by_helper(program: str, pid: int, mappings: Mappings) -> None:
+    import subprocess  # an ordinary user's maps alone need it
+
     numbers = [str(number) for item in mappings for number in (item["containerID"], item["hostID"], item["size"])]
     try:
         done = subprocess.run([program, str(pid), *numbers], capture_output=True, text=True, check=False)

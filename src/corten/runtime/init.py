@@ -14,8 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from corten.cgroup.manager import Cgroup
 from corten.errors import InvalidParameter, SystemFailure
@@ -43,8 +42,7 @@ from corten.runtime.seccomp_listener import SeccompListener
 _MOST_RANGES = 1200  # of memory, in one message
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """What a newborn (``newborn.py``) has done beside its session and its loopback device.
 
     program:     the compiled seccomp profile, b"" without one
@@ -59,8 +57,7 @@ class Ahead:
     observed: bool
 
 
-@dataclass(slots=True, kw_only=True)
-class InitRequest:
+class InitRequest(NamedTuple):
     """All that init needs; handed over by the fork.
 
     new:        types of the namespaces that were or are to be made
@@ -84,6 +81,7 @@ class InitRequest:
     taken: sources.Sources
     stdio: tuple[int, int, int] | None
     channel: Channel
+    state: dict[str, Any]
     seccomp_cache: str = ""
     keep: int = 0
     gate: int = -1
@@ -92,7 +90,6 @@ class InitRequest:
     new_keyring: bool = True
     listener: SeccompListener | None = None
     timed: bool = False
-    state: dict[str, Any] = field(default_factory=dict)
     ahead: Ahead | None = None
 
     @property

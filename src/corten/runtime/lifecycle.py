@@ -10,10 +10,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from corten.cgroup.manager import Cgroup
 from corten.errors import Conflict, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
 from corten.runtime import (
@@ -28,50 +26,62 @@ from corten.runtime import (
     spec_check,
     terminal,
 )
-from corten.runtime.handshake import Channel, Message
+from corten.runtime.handshake import Channel, Message, run_to_exec
 from corten.runtime.hostproc import HostProc
 from corten.runtime.init import Init, InitRequest, check_preserved
 from corten.runtime.newborn import Newborn
 from corten.runtime.seccomp_listener import SeccompListener
 
 
-@dataclass(slots=True)
 class InitProcess:
-    """A container's first process.
+    """A container's first process."""
 
-    console_fd: the pty's master, -1 without a terminal; the caller owns it
-    warnings:   what the host could not give
-    times:      (step, ns) of init's steps, when they were asked for
-    is_told:    whether it has been told to start
-    share:      its class of cache and memory bandwidth, None without
-    """
-
-    pid: int
-    pidfd: int
-    console_fd: int
-    cgroup: Cgroup
-    spec: dict[str, Any]
-    state: dict[str, Any]
-    channel: Channel | None
-    warnings: list[str] = field(default_factory=list)
-    times: list[tuple[str, int]] = field(default_factory=list)
-    is_told: bool = False
-    share: resctrl.Group | None = None
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        console_fd: int,
+        request: InitRequest,
+        channel: Channel,
+        *,
+        warnings: list[str],
+        times: list[tuple[str, int]],
+        is_told: bool,
+        share: resctrl.Group | None,
+    ) -> None:
+        """
+        console_fd: the pty's master, -1 without a terminal; the caller owns it
+        warnings:   what the host could not give
+        times:      (step, ns) of init's steps, when they were asked for
+        is_told:    whether it has been told to start
+        share:      its class of cache and memory bandwidth, None without
+        """
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console_fd = console_fd
+        self.cgroup = request.cgroup
+        self.spec = request.spec
+        self.warnings = warnings
+        self.times = times
+        self.share = share
+        self._state = {**request.state, "pid": pid}
+        self._channel: Channel | None = channel
+        self._is_told = is_told
 
     def start(self) -> None:
         """Let init execute the program.
 
         Errors: CommandNotFound, CommandNotExecutable, InvalidParameter, SystemFailure; init has ended then.
         """
-        if self.channel is None:
+        if self._channel is None:
             raise Conflict("cannot start a container that has been started before")
-        channel, self.channel = self.channel, None
+        channel, self._channel = self._channel, None
         try:
-            run_to_exec(channel, is_told=self.is_told)
+            run_to_exec(channel, is_told=self._is_told)
         finally:
             channel.close()
         try:
-            hooks.run(self.spec.get("hooks") or {}, "poststart", {**self.state, "status": "running", "pid": self.pid})
+            hooks.run(self.spec.get("hooks") or {}, "poststart", {**self._state, "status": "running"})
         except BaseException:
             # runtime.md, "Lifecycle": the container is stopped when one of them fails
             with contextlib.suppress(OSError):
@@ -85,30 +95,15 @@ class InitProcess:
         self.cgroup.kill()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
         for descriptor in (self.pidfd, self.console_fd):
             if descriptor >= 0:
                 os.close(descriptor)
         self.cgroup.delete()
         if self.share is not None:
             self.share.remove()
-
-
-def run_to_exec(channel: Channel, *, is_told: bool = False) -> None:
-    """Say START, unless it has been said, and wait until the program runs.
-
-    Errors: those that init reports, SystemFailure.
-    """
-    try:
-        if not is_told:
-            channel.send(Message.START)
-        document, _ = channel.receive()
-    except (BrokenPipeError, ConnectionResetError):
-        raise SystemFailure("container init ended before it was started", step="start") from None
-    if document is not None:
-        raise SystemFailure(f"container init said {document['message']} instead of running the program", step="start")
 
 
 def default_cgroup_path(container_id: str) -> str:
@@ -155,6 +150,8 @@ def create(
     if not spec.get("process"):
         raise InvalidParameter("config.json: process is missing")
     check_preserved(keep_fds)
+    if spec.get("hooks"):
+        hooks.load()
     linux = spec.get("linux") or {}
     cgroup = groups.make(linux.get("cgroupsPath") or default_cgroup_path(container_id), linux.get("resources") or {})
     state = {
@@ -194,7 +191,7 @@ def create(
             state=state,
         )
         if sibling and joining.needs_helper(joined, request.new):
-            request.die_with_parent = False
+            request = request._replace(die_with_parent=False)
         try:
             birth = _Birth(
                 request,
@@ -255,7 +252,7 @@ class _Birth:
         request = self._request
         # with a user namespace the child may neither open the host's paths nor enter the group by itself
         into = -1 if request.in_user_namespace else request.cgroup.open_fd()
-        request.join_cgroup = into < 0 and not request.in_user_namespace
+        self._request = request = request._replace(join_cgroup=into < 0 and not request.in_user_namespace)
         flags = 0
         for kind in request.new:
             # of the cgroup namespace the child must be in its group first; the time namespace may need its clocks set
@@ -265,7 +262,7 @@ class _Birth:
             terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
             if "mount" in request.new:
-                request.taken = self._take_sources()
+                self._request = request = request._replace(taken=self._take_sources())
             pid, pidfd = self._call_newborn() if into < 0 else (0, -1)
             if not pid:
                 pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
@@ -285,13 +282,11 @@ class _Birth:
         if self._newborn is not None:
             self._newborn.touched = [(address, length) for address, length in document["touched"]]
         return InitProcess(
-            pid=pid,
-            pidfd=pidfd,
-            console_fd=descriptors[0] if descriptors else -1,
-            cgroup=request.cgroup,
-            spec=request.spec,
-            state={**request.state, "pid": pid},
-            channel=self._channel,
+            pid,
+            pidfd,
+            descriptors[0] if descriptors else -1,
+            request,
+            self._channel,
             warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
             times=[(name, duration) for name, duration in document["times"]],
             is_told=self._is_told,

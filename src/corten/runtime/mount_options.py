@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from corten.linux import mount as kernel
 
 # option -> (attributes to set, attributes to clear)
@@ -44,22 +42,22 @@ _SUPERBLOCK: dict[str, str | None] = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
 class MountOptions:
     """The options of one mount, sorted by what they act on."""
 
-    bind: bool = False
-    recursive: bool = False
-    remount: bool = False
-    set_: int = 0
-    clear: int = 0
-    set_recursive: int = 0
-    clear_recursive: int = 0
-    propagation: list[tuple[int, bool]] = field(default_factory=list)
-    copy_up: bool = False
-    idmap: bool = False
-    idmap_recursive: bool = False
-    data: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.bind = False
+        self.recursive = False
+        self.remount = False
+        self.set_ = 0
+        self.clear = 0
+        self.set_recursive = 0
+        self.clear_recursive = 0
+        self.propagation: list[tuple[int, bool]] = []
+        self.copy_up = False
+        self.idmap = False
+        self.idmap_recursive = False
+        self.data: list[str] = []
 
 
 def parse(options: list[str]) -> MountOptions:

@@ -18,8 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from corten.errors import InvalidParameter, SystemFailure
 from corten.linux import mounts
@@ -56,8 +55,7 @@ def mount_point() -> str:
     return next((entry.target for entry in mounts.read() if entry.kind == "resctrl"), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """The class of a container.
 
     root:      where resctrl is mounted

@@ -18,13 +18,13 @@ import json
 import marshal
 import os
 import struct
-from pathlib import Path
 from typing import Any
 
 from corten.errors import InvalidParameter
+from corten.linux.files import read_text
 from corten.runtime import seccomp_listener
 
-_PROFILES = Path(__file__).parent / "profiles"
+_PROFILES = f"{os.path.dirname(__file__)}/profiles"
 
 _RET_KILL_PROCESS = 0x80000000
 _RET_KILL_THREAD = 0x00000000
@@ -273,7 +273,7 @@ def compile_filter(seccomp: dict[str, Any], native: str = "") -> bytes:
     Errors: InvalidParameter for an unknown action or operator, or an architecture without tables.
     """
     native = native or os.uname().machine
-    tables: dict[str, dict[str, int]] = json.loads((_PROFILES / "syscalls.json").read_text())
+    tables: dict[str, dict[str, int]] = json.loads(read_text(f"{_PROFILES}/syscalls.json"))
     if native not in tables:
         raise InvalidParameter(f"seccomp is not supported on {native}")
     names = {ARCHITECTURES[name] for name in seccomp.get("architectures") or () if name in ARCHITECTURES}

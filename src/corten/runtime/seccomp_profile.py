@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from corten.errors import InvalidParameter
+from corten.linux.files import read_text
 from corten.runtime import seccomp
 from corten.runtime.shapes import check_shape
 
-_PROFILES = Path(__file__).parent / "profiles"
+_PROFILES = f"{os.path.dirname(__file__)}/profiles"
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -75,7 +75,7 @@ def _names(rule: dict[str, Any]) -> list[str]:
 
 def default_profile() -> dict[str, Any]:
     """Docker's default profile in Docker's format."""
-    profile: dict[str, Any] = json.loads((_PROFILES / "default_seccomp.json").read_text())
+    profile: dict[str, Any] = json.loads(read_text(f"{_PROFILES}/default_seccomp.json"))
     return profile
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from corten.errors import InvalidParameter
@@ -19,12 +18,12 @@ from corten.runtime import idmap
 from corten.runtime.mount_options import MountOptions, parse
 
 
-@dataclass(slots=True)
 class Sources:
     """Detached mounts: the root's, and those of bind mounts by their index in ``mounts``."""
 
-    root: int = -1
-    binds: dict[int, int] = field(default_factory=dict)
+    def __init__(self, root: int = -1, binds: dict[int, int] | None = None) -> None:
+        self.root = root
+        self.binds: dict[int, int] = binds or {}
 
     def close(self) -> None:
         for descriptor in (self.root, *self.binds.values()):

@@ -17,16 +17,19 @@ import fcntl
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from types import SimpleNamespace
 
 from corten.cgroup.manager import Cgroup
-from corten.errors import Conflict, InvalidParameter, NotFound, SystemFailure
-from corten.runtime import groups, resctrl
-from corten.runtime.handshake import Channel
+from corten.errors import Conflict, InvalidParameter, NotFound
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from corten.runtime import resctrl
+
+GATE = "start.sock"  # while it waits for "start": oci/gate.py
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}\Z")
 
 
@@ -57,8 +60,7 @@ def require(operation: str, status: Status) -> None:
         raise Conflict(f"cannot {operation} a container in the {status} state")
 
 
-@dataclass(slots=True)
-class ContainerState:
+class ContainerState(SimpleNamespace):
     """What ``corten-oci`` remembers of a container.
 
     start_ticks: when init was started, in clock ticks since boot: guards against a reused pid
@@ -73,13 +75,17 @@ class ContainerState:
     oci_version: str
     cgroup_path: str
     created: str
-    owner: str = ""
-    annotations: dict[str, str] = field(default_factory=dict)
-    share: dict[str, Any] = field(default_factory=dict)
+    owner: str
+    annotations: dict[str, str]
+    share: dict[str, Any] = {}  # noqa: RUF012  never changed
 
     @property
     def resctrl_group(self) -> resctrl.Group | None:
-        return resctrl.Group(**self.share) if self.share else None
+        if not self.share:
+            return None
+        from corten.runtime import resctrl
+
+        return resctrl.Group(**self.share)
 
 
 def start_ticks(pid: int) -> int:
@@ -117,7 +123,7 @@ class StateDirectory:
     def save(self, state: ContainerState, spec: dict[str, Any]) -> None:
         """Whole or not at all."""
         directory = self.directory(state.id)
-        for name, document in (("config.json", spec), ("state.json", asdict(state))):
+        for name, document in (("config.json", spec), ("state.json", vars(state))):
             with open(f"{directory}/{name}.tmp", "w") as file:
                 json.dump(document, file)
             os.replace(f"{directory}/{name}.tmp", f"{directory}/{name}")
@@ -134,44 +140,6 @@ class StateDirectory:
         with open(f"{self.directory(container_id)}/config.json") as file:
             document: dict[str, Any] = json.load(file)
             return document
-
-    # -- the gate ---------------------------------------------------------------------------------------------------
-
-    def open_gate(self, container_id: str) -> socket.socket:
-        """The socket at which init waits for "start"."""
-        gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with self._reached(container_id) as directory:
-                gate.bind(f"{directory}/start.sock")
-            gate.listen(1)
-        except BaseException:
-            gate.close()
-            raise
-        return gate
-
-    def reach_gate(self, container_id: str) -> Channel:
-        """Errors: SystemFailure when nobody waits there any more."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with self._reached(container_id) as directory:
-                connection.connect(f"{directory}/start.sock")
-        except OSError:
-            connection.close()
-            raise SystemFailure("container init ended before it was started", step="start") from None
-        return Channel(connection)
-
-    def remove_gate(self, container_id: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.directory(container_id)}/start.sock")
-
-    @contextlib.contextmanager
-    def _reached(self, container_id: str) -> Iterator[str]:
-        """A short path: that of a socket has room for 107 bytes (unix(7))."""
-        descriptor = os.open(self.directory(container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
 
     # -- all of them ------------------------------------------------------------------------------------------------
 
@@ -205,9 +173,9 @@ class StateDirectory:
     def status(self, state: ContainerState) -> Status:
         if not state.pid or start_ticks(state.pid) != state.start_ticks:
             return Status.STOPPED
-        if groups.is_frozen(Cgroup(state.cgroup_path)):
+        if Cgroup(state.cgroup_path).is_frozen():
             return Status.PAUSED
-        if os.path.exists(f"{self.directory(state.id)}/start.sock"):
+        if os.path.exists(f"{self.directory(state.id)}/{GATE}"):
             return Status.CREATED
         return Status.RUNNING
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from corten.errors import InvalidParameter
 from corten.linux import paths
@@ -20,8 +20,7 @@ FAILURES = ("unable to find user ", "unable to find group ", "Unable to find gro
 _MAXIMUM_FILE = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Whom the program runs as.
 
     groups: all supplementary groups, the primary one first

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from corten.cgroup import systemd
+from corten.cgroup.hierarchy import is_scope
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, CortenError, InvalidParameter, SystemFailure
 from corten.linux import process as kernel
 from corten.runtime import users
@@ -96,7 +97,7 @@ class Runtime:
             (item.get("path", "") for item in spec["linux"].get("namespaces") or () if item["type"] == "network"), ""
         )
         self._write("config.json", json.dumps({**for_others(spec), "process": process}))
-        driver = ["--systemd-cgroup"] if systemd.is_scope(spec["linux"].get("cgroupsPath") or "") else []
+        driver = ["--systemd-cgroup"] if is_scope(spec["linux"].get("cgroupsPath") or "") else []
         try:
             return self._make(["create", "--bundle", self._directory], process, streams, "init.pid", driver)
         except BaseException:
@@ -263,7 +264,7 @@ def for_others(spec: dict[str, Any]) -> dict[str, Any]:
     with 1.1 and brings nothing as long as no offsets are given.
     """
     linux = spec["linux"]
-    if systemd.is_scope(linux.get("cgroupsPath") or ""):
+    if is_scope(linux.get("cgroupsPath") or ""):
         linux = {**linux, "cgroupsPath": systemd.cgroups_path_of(linux["cgroupsPath"])}
     namespaces = [item for item in linux.get("namespaces") or () if item["type"] != "time" or item.get("path")]
     return {**spec, "ociVersion": "1.0.2", "linux": {**linux, "namespaces": namespaces}}

@@ -16,7 +16,10 @@ import contextlib  # noqa: E402
 import gc  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
+import subprocess  # noqa: E402, F401
 
+# as subprocess: what the runtime imports only where it is used, and a forked child may not import any more
+from corten.cgroup import limits, systemd  # noqa: E402, F401
 from corten.cgroup.hierarchy import Hierarchies  # noqa: E402
 from corten.linux import process as kernel  # noqa: E402
 from corten.shim import protocol, self_care  # noqa: E402

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from corten.cgroup.manager import Cgroup
@@ -66,30 +65,30 @@ def groups(path: str) -> Document:
     """The document of a group; directories that are not there any more are left out."""
     cgroup = Cgroup(path)
     version = 2 if cgroup.hierarchies.is_v2 else 1
-    directories = [directory for directory in cgroup.hierarchies.directories(cgroup.path) if directory.is_dir()]
-    files = {str(directory): _files(directory) for directory in directories}
+    directories = [directory for directory in cgroup.hierarchies.directories(cgroup.path) if os.path.isdir(directory)]
+    files = {directory: _files(directory) for directory in directories}
     rows = []
     for pair in _V2 if version == 2 else _V1:
         directory = cgroup.directory(pair.controller)
-        row = _row(pair, files.get(str(directory), {}))
+        row = _row(pair, files.get(directory or "", {}))
         if row:
             rows.append(row)
     return {
         "Version": version,
         "Path": cgroup.path,
-        "Directories": [str(directory) for directory in directories],
+        "Directories": directories,
         "Limits": rows,
         "Pressure": _pressure(files),
         "Files": files,
     }
 
 
-def _files(directory: Path) -> dict[str, str]:
+def _files(directory: str) -> dict[str, str]:
     """Every file that tells something without being asked for an event."""
     found = {}
     for entry in sorted(os.listdir(directory)):
-        path = directory / entry
-        if not path.is_file() or entry.endswith(("event_control", "procs", "threads", "tasks", "cgroup.kill")):
+        path = f"{directory}/{entry}"
+        if not os.path.isfile(path) or entry.endswith(("event_control", "procs", "threads", "tasks", "cgroup.kill")):
             continue
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

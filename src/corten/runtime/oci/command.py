@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
-import json
 import os
-import sys
 
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter
-from corten.runtime.oci.arguments import parser
-from corten.runtime.oci.operations import Operations
-
-# the commands that are ``starting``'s: what they need takes as long to import as all the rest together
-STARTING = ("create", "start", "run", "exec", "restore")
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
-
-
-class Log:
-    """Messages on standard error and in the file of ``--log``, in runc's form so that its callers can read them."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._file: str = options.log
-        self._json: bool = options.log_format == "json"
-        self.debugging: bool = options.debug
-
-    def tell(self, level: str, message: str) -> None:
-        # a caller that keeps a log may have given us the container's standard error
-        if level == "error" or not self._file:
-            sys.stderr.write(f"corten-oci: {message}\n")
-        if not self._file:
-            return
-        if self._json:
-            line = json.dumps({"level": level, "msg": message, "time": now()})
-        else:
-            line = f"time={json.dumps(now())} level={level} msg={json.dumps(message)}"
-        with contextlib.suppress(OSError), open(self._file, "a") as file:
-            file.write(f"{line}\n")
+from corten.runtime.oci.arguments import parse
 
 
 def run(words: list[str]) -> int:
     """One command; its exit code, which is the program's own where one was run in the foreground."""
-    options = parser().parse_args(words)
+    options, command = parse(words)
+    # only now: nothing of it is needed for --version and --help
+    from corten.runtime.oci.call import Call
+    from corten.runtime.oci.log import Log
+
     log = Log(options)
     try:
         _check(options)
-        return _operations(options.command)(options, log.tell, debugging=log.debugging).run()
+        return command(Call(options, log.tell))
     except CommandNotFound as error:
         log.tell("error", error.message)
         return 127
@@ -63,14 +33,6 @@ def run(words: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 1
-
-
-def _operations(command: str) -> type[Operations]:
-    if command in STARTING:
-        from corten.runtime.oci.starting import Starting
-
-        return Starting
-    return Operations
 
 
 def _check(options: argparse.Namespace) -> None:

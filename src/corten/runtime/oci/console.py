@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 import termios
 import tty
@@ -21,14 +19,6 @@ from corten.linux import process as kernel
 _WALL = 0x40000000  # also children that do not signal with SIGCHLD, waitpid(2)
 _NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH}
 _NOT_FORWARDED |= {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTTIN, signal.SIGTTOU}
-
-
-def send(path: str, console: int) -> None:
-    """The pty's master to whoever listens at a unix socket.  Errors: OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(path)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [console]))]
-        connection.sendmsg([b"/dev/ptmx"], ancillary)
 
 
 class Foreground:

@@ -94,6 +94,15 @@ def _regular(path: str) -> bytes:
         os.close(descriptor)
 
 
+def arguments(command: argparse.ArgumentParser) -> None:
+    """Those of checkpoint and restore."""
+    command.add_argument("--image-path", default="checkpoint", metavar="DIR", help="of the checkpoint")
+    command.add_argument("--work-path", default="", metavar="DIR", help="of criu's logs (default: the image path)")
+    command.add_argument("--tcp-established", action="store_true", help="with open TCP connections")
+    command.add_argument("--ext-unix-sk", action="store_true", help="with unix sockets whose other end is outside")
+    command.add_argument("--file-locks", action="store_true", help="with locks of files")
+
+
 def program() -> str:
     """Errors: SystemFailure when criu is not installed."""
     found = shutil.which(_PROGRAM)
@@ -293,7 +302,7 @@ def _externals(outside: Outside, spec: dict[str, Any], cgroup: Cgroup, kept: lis
 
 def _group_directory(cgroup: Cgroup, name: str) -> str:
     """The container's group in the hierarchy whose mount point has this name; "" is version 2's."""
-    for place in cgroup.hierarchies.places(""):
+    for place in cgroup.hierarchies.directories(""):
         if not name or os.path.basename(place) == name:
             return place + cgroup.path
     raise InvalidParameter(f"the checkpoint has a control group hierarchy that this host lacks: {name}")

@@ -1,12 +1,24 @@
-"""What the runtime can do, as ``corten-oci features`` prints it.  Source: runtime-spec features.md."""
+"""features: what the runtime can do.  Source: runtime-spec features.md."""
 
 from __future__ import annotations
 
+import argparse
+import json
 from typing import Any
 
 from corten.linux import process as kernel
 from corten.linux import selinux
 from corten.runtime import hooks, labels, mount_options, seccomp, spec_check
+from corten.runtime.oci.call import Call
+
+
+def arguments(command: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(call: Call) -> int:
+    call.print(json.dumps(features(), indent=2))
+    return 0
 
 
 def features() -> dict[str, Any]:
