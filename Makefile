@@ -74,6 +74,7 @@ bench: $(DEV_STAMP) ## the figures of the README, beside dockerd in the same run
 	$(BIN)/python bench/networks
 	$(BIN)/python bench/registry
 	$(BIN)/python bench/rootless
+	$(BIN)/python bench/oci
 
 images: $(RUN_STAMP) ## busybox, debian and nginx images from Debian packages, in .cache/
 	tools/install-packages images

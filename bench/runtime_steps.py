@@ -97,7 +97,7 @@ def main(rounds: int) -> int:
             os.close(made.pidfd)
         init.abandon()
         for directory in Hierarchies.read().directories(f"/{GROUP}"):
-            directory.rmdir()
+            os.rmdir(directory)
     for name, values in results.items():
         print(f"{name:<28} {statistics.median(values):8.3f}   least {min(values):8.3f}")
     return 0
