@@ -104,9 +104,17 @@ def rights_of_steps(target: Target) -> str:
     said = _build(target, "FROM busybox\nRUN grep CapEff /proc/self/status\n", query="nocache=1")
     assert "CapEff" in said, said
     escaped_if(ordinary not in said, f"a step has other rights than a container: {said}")
-    for flag in ("--security=insecure", "--network=host", "--device=vendor.com/x=all", "--security=nonsense"):
+    for flag in (
+        "--security=insecure", "--network=host", "--device=vendor.com/x=all,required", "--security=nonsense",
+    ):  # fmt: skip
         said = _build(target, f"FROM busybox\nRUN {flag} echo reached\n")
         escaped_if("reached\n" in said.replace(f"{flag} echo reached", ""), f"{flag} without a grant")
+    # a device that nobody has, and that need not be there: the step runs as any other does
+    nodes = [_build(target, f"FROM busybox\nRUN {flag} find /dev | sort\n", query="nocache=1")
+             for flag in ("", "--device=vendor.com/x=all")]  # fmt: skip
+    assert "/dev/null" in nodes[0], nodes[0]
+    seen = [{word for line in said.split("\n") for word in line.split() if word.startswith("/dev/")} for said in nodes]
+    escaped_if(seen[1] - seen[0], f"devices without a grant: {seen[1] - seen[0]}")
     odd = ("memory=-9223372036854775809", "ulimits=%5B1%5D", "buildargs=%5B%5D", "cachefrom=%7B", "labels=1",
            "shmsize=x", "platform=..%2F..%2Fx", "networkmode=container%3A", "dockerfile=..%2F..%2Fetc%2Fpasswd",
            "outputs=x")  # fmt: skip
