@@ -126,7 +126,7 @@ def test_packages_of_debian(root):
     place, tree = root
     (place / "var/lib/dpkg/status").write_text(DPKG)
     (place / "etc/os-release").write_text('ID=debian\nVERSION_ID="12"\n')
-    assert [(item.name, item.version) for item in packages(tree)] == [
+    assert [(item.name, item.version) for item in packages(tree)[0]] == [
         ("base-files", "12.4+deb12u1"), ("libc6", "2.36-9"),
     ]  # fmt: skip
     made = document(tree, "app:1", 10**18)
@@ -141,10 +141,10 @@ def test_packages_of_debian(root):
 
 def test_packages_of_alpine_and_none(root):
     place, tree = root
-    assert packages(tree) == []
+    assert packages(tree) == ([], "")
     (place / "lib/apk/db").mkdir(parents=True)
     (place / "lib/apk/db/installed").write_text(APK)
-    assert [(item.kind, item.name, item.license) for item in packages(tree)] == [
+    assert [(item.kind, item.name, item.license) for item in packages(tree)[0]] == [
         ("apk", "busybox", ""), ("apk", "musl", "MIT"),
     ]  # fmt: skip
     assert document(None, "empty", 0)["packages"][0]["name"] == "empty"

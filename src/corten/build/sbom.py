@@ -1,7 +1,7 @@
-"""What packages an image holds, as an SPDX document: read from the databases of dpkg and apk inside it.
+"""What packages an image holds, as an SPDX document: read from the databases of dpkg, apk and rpm inside it.
 
-Nothing of the image runs.  Sources: SPDX 2.3; purl-spec, types ``deb`` and ``apk``; dpkg's status file (deb822);
-Alpine's ``installed`` database.
+Nothing of the image runs.  Sources: SPDX 2.3; purl-spec, types ``deb``, ``apk`` and ``rpm``; dpkg's status file
+(deb822); Alpine's ``installed`` database; for rpm's see ``rpm_database.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from corten.build.rpm_database import headers
+from corten.build.rpm_header import RpmHeader
 from corten.build.tree import Tree, resolve
 from corten.oci.config import format_time
 
@@ -25,7 +27,10 @@ _APK = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """kind: of its purl, "deb" or "apk"; source: the source package; supplier, home: "" when unknown"""
+    """kind: of its purl, "deb", "apk" or "rpm"; source: the source package; supplier, home, epoch: "" when unknown
+
+    is_person: the supplier is no organization
+    """
 
     kind: str
     name: str
@@ -35,10 +40,12 @@ class Package:
     supplier: str = ""
     home: str = ""
     license: str = ""
+    epoch: str = ""
+    is_person: bool = True
 
 
-def packages(root: Tree) -> list[Package]:
-    """What is installed in a root, sorted."""
+def packages(root: Tree) -> tuple[list[Package], str]:
+    """(what is installed in a root, sorted; why packages of rpm are missing, "" when they are not)."""
     found = [*_dpkg(_read(root, _DPKG))]
     parts = resolve(root, _DPKG_PARTS)
     if parts is not None and parts[1].is_directory:
@@ -47,7 +54,30 @@ def packages(root: Tree) -> list[Package]:
                 found += _dpkg(_read(root, f"{_DPKG_PARTS}/{name}"), whole=True)
     for place in _APK:
         found += _apk(_read(root, place))
-    return sorted(set(found), key=lambda item: (item.kind, item.name, item.version, item.architecture))
+    flaw = ""
+    try:
+        for header in headers(root):
+            found += _rpm(header)
+    except ValueError as error:
+        flaw = str(error)
+    return sorted(set(found), key=lambda item: (item.kind, item.name, item.version, item.architecture)), flaw
+
+
+def _rpm(header: RpmHeader) -> Iterator[Package]:
+    if header.name == "gpg-pubkey":
+        return  # a key that rpm trusts, kept as if it were a package
+    yield Package(
+        "rpm",
+        header.name,
+        f"{header.version}-{header.release}",
+        header.arch,
+        header.source if header.source != "(none)" else "",
+        header.vendor or header.packager,
+        header.url,
+        header.license,
+        header.epoch,
+        is_person=not header.vendor,
+    )
 
 
 def _read(root: Tree, path: str) -> str:
@@ -103,7 +133,7 @@ def _distribution(root: Tree) -> dict[str, str]:
 
 def document(root: Tree | None, name: str, created_ns: int) -> Document:
     """The SPDX document of a root.  name: of the image"""
-    listed = packages(root) if root is not None else []
+    listed, flaw = packages(root) if root is not None else ([], "")
     system = _distribution(root) if root is not None else {}
     rows = [_row(package, system) for package in listed]
     identity = hashlib.sha256(repr((name, listed)).encode()).hexdigest()
@@ -122,6 +152,7 @@ def document(root: Tree | None, name: str, created_ns: int) -> Document:
                 "downloadLocation": "NOASSERTION",
                 "filesAnalyzed": False,
                 "primaryPackagePurpose": "CONTAINER",
+                **({"comment": f"packages of rpm are missing: {flaw}"} if flaw else {}),
             },
             *rows,
         ],
@@ -139,11 +170,19 @@ def document(root: Tree | None, name: str, created_ns: int) -> Document:
     }
 
 
+def _supplier(package: Package) -> str:
+    if not package.supplier:
+        return "NOASSERTION"
+    return f"{'Person' if package.is_person else 'Organization'}: {package.supplier}"
+
+
 def _row(package: Package, system: dict[str, str]) -> Document:
-    space = system.get("ID", "") or {"deb": "debian", "apk": "alpine"}[package.kind]
+    space = system.get("ID", "") or {"deb": "debian", "apk": "alpine", "rpm": "redhat"}[package.kind]
     qualifiers = [f"arch={quote(package.architecture, safe='')}"] if package.architecture else []
     if system.get("VERSION_ID"):
         qualifiers.append(f"distro={quote(space + '-' + system['VERSION_ID'], safe='')}")
+    if package.epoch:
+        qualifiers.append(f"epoch={quote(package.epoch, safe='')}")
     if package.source and package.source != package.name:
         qualifiers.append(f"upstream={quote(package.source, safe='')}")
     purl = f"pkg:{package.kind}/{space}/{quote(package.name, safe='')}@{quote(package.version, safe='')}"
@@ -151,8 +190,8 @@ def _row(package: Package, system: dict[str, str]) -> Document:
     row: Document = {
         "SPDXID": f"SPDXRef-Package-{package.kind}-{identity}",
         "name": package.name,
-        "versionInfo": package.version,
-        "supplier": f"Person: {package.supplier}" if package.supplier else "NOASSERTION",
+        "versionInfo": f"{package.epoch}:{package.version}" if package.epoch else package.version,
+        "supplier": _supplier(package),
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": False,
         "licenseConcluded": "NOASSERTION",
