@@ -12,6 +12,7 @@ from typing import Any
 
 from corten.build.build import Build, Place
 from corten.build.cache import StepCache
+from corten.build.cache_locks import CacheLocks
 from corten.build.context import Context
 from corten.build.options import BuildOptions
 from corten.build.workshop import Cancellation, Report, Step
@@ -155,7 +156,9 @@ class Workplace:
         caches = self.data_root / "mounts"
         caches.mkdir(exist_ok=True)
         secrets = self.scratch.parent / "secrets"
-        self.place = Place(self.store, self.cache, self.workshop, self.scratch, secrets, caches)
+        self.place = Place(
+            self.store, self.cache, self.workshop, self.scratch, secrets, caches, CacheLocks(), threading.Semaphore(4)
+        )
 
     def close(self) -> None:
         self.cache.close()

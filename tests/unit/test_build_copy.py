@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -42,10 +43,12 @@ FILES = {
 }  # fmt: skip
 
 
-def added(place: Workplace, instruction: str, files: dict[str, object] | None = None) -> dict[str, object]:
+def added(
+    place: Workplace, instruction: str, files: dict[str, object] | None = None, **options: object
+) -> dict[str, object]:
     """What an instruction adds to the base, without directories."""
     before = place.tree("base")
-    run = place.build(f"FROM base\n{instruction}\n", {**FILES, **(files or {})})
+    run = place.build(f"FROM base\n{instruction}\n", {**FILES, **(files or {})}, **options)
     return {
         name: value
         for name, value in place.tree(run.image).items()
@@ -127,7 +130,45 @@ def test_where_files_land(place: Workplace, instruction: str, expected: dict[str
 )  # fmt: skip
 def test_refused(place: Workplace, instruction: str, kind: type[CortenError], message: str) -> None:
     with pytest.raises(kind, match=message):
-        added(place, instruction)
+        added(place, instruction, classic=True)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "expected"),
+    [
+        ("COPY ../a /x", {"x": "A"}),
+        ("COPY dir/../../a /x", {"x": "A"}),
+        ("COPY ../deep/*/x.txt /d/", {"d/x.txt": "x"}),
+        ("COPY .. /d", {"d/a": "A"}),
+        ("COPY *.none other* /d/", {}),
+        ("COPY a *.none /d/", {"d/a": "A"}),
+    ],
+)
+def test_what_the_reference_allows_and_the_classic_builder_does_not(
+    place: Workplace, instruction: str, expected: dict[str, str]
+) -> None:
+    assert expected.items() <= added(place, instruction).items()
+
+
+def test_here_documents_beside_files_of_a_stage_have_today_s_variables(place: Workplace) -> None:
+    text = "FROM base AS o\nRUN write f x\nFROM base\nARG V\nCOPY --from=o /f <<made /d/\n$V\nmade\n"
+    for value in ("one", "two"):
+        image = place.build(text, arguments={"V": value}).image
+        assert place.tree(image)["d/made"] == f"{value}\n"
+
+
+def test_a_checksum_may_be_an_argument(place: Workplace) -> None:
+    digest = hashlib.sha256(b"A").hexdigest()
+    assert added(place, f"ARG S=sha256:{digest}\nADD --checksum=$S a /x") == {"x": "A"}
+    with pytest.raises(InvalidParameter, match=r"digest mismatch sha256:.*: sha256:00 was expected"):
+        added(place, "ARG S=sha256:00\nADD --checksum=${S} a /x")
+
+
+@needs_root
+def test_a_user_without_a_group_of_that_name_has_his_own(place: Workplace) -> None:
+    passwd = "root:x:0:0::/:/bin/sh\nzed:x:77:50::/:/bin/sh\n"
+    image = place.build("FROM base\nCOPY passwd /etc/\nCOPY --chown=zed a /x\n", {**FILES, "passwd": passwd}).image
+    assert place.stat(image, "x")[1:3] == (77, 50)
 
 
 @needs_root

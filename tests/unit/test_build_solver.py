@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -105,6 +107,22 @@ def test_cache_from_uses_the_history_of_a_named_image(place: Workplace) -> None:
     second = place.build(STEPS, SOURCES, cache_from=("absent", "trusted"))
     assert (second.cached, place.workshop.ran) == (4, ["write made one"])
     assert place.tree(second.image) == place.tree(first.image)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("RUN --mount=target=/c,source=src write a b", "RUN --mount=target=/c,source=src write a b"),
+        ("RUN <<P\n#!/bin/sh\none\nP", "RUN <<P\n#!/bin/sh\ntwo\nP"),
+    ],
+)
+def test_cache_from_tells_apart_what_the_history_line_does_not_show(place: Workplace, first: str, second: str) -> None:
+    built = place.build(f"FROM base\n{first}\n", {"src": None, "src/a": "1"})
+    place.store.tag(built.image, "trusted")
+    place.cache.remove([entry.key for entry in place.cache.entries()])
+    assert place.build(f"FROM base\n{first}\n", {"src": None, "src/a": "1"}, cache_from=("trusted",)).cached == 1
+    place.cache.remove([entry.key for entry in place.cache.entries()])
+    assert place.build(f"FROM base\n{second}\n", {"src": None, "src/a": "2"}, cache_from=("trusted",)).cached == 0
 
 
 def test_a_removed_image_is_built_again(place: Workplace) -> None:
@@ -409,6 +427,64 @@ def test_a_changed_file_behind_a_mount_is_a_miss(place: Workplace) -> None:
     place.build(text, {"d": None, "d/f": "1", "e": "1"})
     assert place.build(text, {"d": None, "d/f": "1", "e": "2"}).cached == 1
     assert place.build(text, {"d": None, "d/f": "2", "e": "1"}).cached == 0
+
+
+@pytest.mark.timeout(60)
+def test_locked_caches_cannot_wait_for_each_other(place: Workplace) -> None:
+    lock = "--mount=type=cache,sharing=locked,"
+    place.build(f"FROM base\nRUN {lock}id=x,target=/a {lock}id=x,target=/b write f x\n")
+    first, second = f"{lock}id=p,target=/a", f"{lock}id=q,target=/b"
+    text = "".join(
+        f"FROM base AS s{number}\nRUN {first if number % 2 else second} {second if number % 2 else first} write f x\n"
+        for number in range(16)
+    )
+    copies = "".join(f"COPY --from=s{number} /f /f{number}\n" for number in range(16))
+    place.build(f"{text}FROM base\n{copies}", no_cache=True)
+
+
+def test_a_cache_that_a_step_uses_is_not_pruned(place: Workplace) -> None:
+    from corten.build.pruning import Space, Usage
+
+    place.build("FROM base\nRUN --mount=type=cache,id=x,target=/a write f x\n")
+    locks = place.place.locks
+    usage = Usage(place.store, place.cache, place.place.cache_directory, locks)
+    mount = next(row["ID"] for row in usage.rows() if row["Type"] == "exec.cachemount")
+    taken = contextlib.ExitStack()
+
+    def matches(_: object) -> bool:  # between the list and the removal somebody begins to use it
+        taken.enter_context(locks.shared(mount))
+        return True
+
+    wanted = {"everything": False, "space": Space(), "remove": lambda _: False}
+    with taken:
+        assert mount not in usage.prune(lambda row: row.id == mount and matches(row), **wanted)[0]
+        assert (place.place.cache_directory / mount).is_dir()
+    assert usage.prune(lambda row: row.id == mount, **wanted)[0] == [mount]
+    assert not (place.place.cache_directory / mount).exists()
+
+
+def test_sources_of_mounts_cannot_leave_what_they_come_from(place: Workplace) -> None:
+    place.build("FROM base AS o\nRUN write x y\nFROM base\nRUN --mount=from=o,source=../../etc,target=/n write a b\n")
+    assert place.workshop.steps[-1].mounts[0].subpath == "etc"
+
+
+def test_what_a_step_writes_into_a_volume(place: Workplace) -> None:
+    """Kept, says the reference, but for the classic builder."""
+    text = "FROM base\nVOLUME /v\nRUN write v/f x\n"
+    kept = place.build(text)
+    lost = place.build(text, classic=True)
+    assert [step.has_volumes for step in place.workshop.steps] == [False, True]
+    assert lost.cached == 1, "the steps before it are the same"
+    assert kept.image != lost.image
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
+def test_whose_the_directories_of_workdir_are(place: Workplace) -> None:
+    text = "FROM base\nUSER bob\nWORKDIR /w/x\n"
+    image = place.build(text).image
+    assert [place.stat(image, name)[1:3] for name in ("w", "w/x")] == [(1000, 1001)] * 2
+    assert place.stat(place.build(text, classic=True).image, "w/x")[1:3] == (0, 0)
+    assert place.stat(place.build("FROM base\nUSER nobody\nWORKDIR /w/x\n").image, "w/x")[1:3] == (0, 0)
 
 
 def test_scripts_in_here_documents(place: Workplace) -> None:

@@ -41,6 +41,9 @@ from corten.errors import InvalidParameter
         (".", "x", False),
         ("(x", "(x", True),
         ("a**b", "a/z/b", True),
+        ("a**b", "ab", True),
+        ("a**b", "axb", False),
+        ("d/**", "d/e/f", True),
     ],
 )
 def test_matching(patterns: str, path: str, excluded: bool) -> None:

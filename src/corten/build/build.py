@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import secrets
 import shutil
@@ -11,9 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from corten.build.arguments import GlobalArguments, platform_arguments
 from corten.build.cache import StepCache
@@ -38,9 +36,6 @@ from corten.image.store import ImageStore
 from corten.oci import reference
 from corten.oci.platform import parse_platform, this_machine
 
-if TYPE_CHECKING:
-    pass
-
 _QUEUED = 512  # documents between the build and a slow client
 _QUIET_TAIL = 256
 _FRONTENDS = ("/docker/dockerfile", "/docker/dockerfile-upstream")
@@ -51,7 +46,7 @@ class Place:
     """What builds of one daemon share.
 
     scratch: for contexts and files of mounts, emptied at start; secrets: the same in memory where there is such a place
-    cache_directory: of cache mounts
+    cache_directory: of cache mounts; running: programs at once
     """
 
     store: ImageStore
@@ -60,8 +55,8 @@ class Place:
     scratch: Path
     secrets: Path
     cache_directory: Path
-    locks: CacheLocks = field(default_factory=CacheLocks)
-    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(max(4, 2 * (os.cpu_count() or 1))))
+    locks: CacheLocks
+    running: threading.Semaphore
 
 
 class Build:

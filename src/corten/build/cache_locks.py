@@ -16,6 +16,7 @@ class CacheLocks:
         self._condition = threading.Condition()
         self._users: dict[str, int] = {}
         self._locked: set[str] = set()
+        self._removing: set[str] = set()
 
     @contextlib.contextmanager
     def shared(self, name: str) -> Iterator[None]:
@@ -43,7 +44,7 @@ class CacheLocks:
         """A directory that nobody else has now: the first one that is free."""
         number = 0
         with self._condition:
-            while self._users.get(chosen := name if not number else f"{name}-{number}"):
+            while self._users.get(chosen := name if not number else f"{name}-{number}") or chosen in self._removing:
                 number += 1
             self._users[chosen] = 1
         try:
@@ -54,11 +55,28 @@ class CacheLocks:
     @contextlib.contextmanager
     def _using(self, name: str) -> Iterator[None]:
         with self._condition:
+            while name in self._removing:
+                self._condition.wait()
             self._users[name] = self._users.get(name, 0) + 1
         try:
             yield
         finally:
             self._release(name)
+
+    @contextlib.contextmanager
+    def removing(self, name: str) -> Iterator[bool]:
+        """Whether nobody uses it; who wants to waits for the end of the block then."""
+        with self._condition:
+            is_free = name not in self._users and name not in self._removing
+            if is_free:
+                self._removing.add(name)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                with self._condition:
+                    self._removing.discard(name)
+                    self._condition.notify_all()
 
     def _release(self, name: str) -> None:
         with self._condition:

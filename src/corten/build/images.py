@@ -118,7 +118,7 @@ class BuildImages:
         with self._lock:
             if self._foreign is None:
                 self._foreign = ForeignCache(self._build.store, self._options.cache_from)
-        return self._foreign.find(state, made.created_by)
+        return self._foreign.find(state, made.created_by, made.witness)
 
     def used(self, address: str, digest: str) -> None:
         """Something from outside became part of the result: for its provenance."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from corten.build.cache import key_of
 from corten.build.contexts import narrowed
 from corten.build.layer_tar import LayerTar, Wanted
-from corten.build.selection import Source, digest_of
+from corten.build.selection import Source, digest_of, inside
 from corten.build.ssh_agent import forwarded
-from corten.build.tree import RootTree, Tree, cleaned, resolve
+from corten.build.tree import RootTree, Tree, resolve
 from corten.build.workshop import StepMount
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.ignore import Ignore
@@ -51,6 +51,7 @@ class RunMounts:
     """The mounts of one RUN.
 
     inputs: what the cache's key needs of them: contents of binds, places of the others
+    has_files: there are binds
     environment: "NAME=value" of secrets and agents, known after ``prepare``
     """
 
@@ -59,6 +60,7 @@ class RunMounts:
         self._run = run
         self._build = run.build
         self._mounts = [self._read(mount, instruction) for mount in instruction.mounts]
+        self.has_files = any(mount["type"] == "bind" for mount in self._mounts)
         self._missing: list[str] = []
         self.environment: list[str] = []
         self._script: tuple[str, bytes] | None = None
@@ -80,6 +82,8 @@ class RunMounts:
                     raise instruction.line.error(f"invalid value for {name}: {value}", name)
                 value = "true" if value.lower() in ("", "true", "1") else "false"
             found[name] = value
+        if mount.type in ("bind", "cache") and found.get("source"):
+            found["source"] = inside(f"/{found['source']}")
         if mount.type == "secret":
             found.setdefault(
                 "id", os.path.basename(found.get("target") or found.get("source") or "") or found.get("env", "")
@@ -118,7 +122,7 @@ class RunMounts:
         return self._build.images.other_image(name, self._run.tell).id
 
     def _context_source(self, mount: dict[str, str]) -> Source:
-        path = cleaned(mount.get("source", "").lstrip("/"))
+        path = mount.get("source", "")
         tree = narrowed(self._build.named.tree(mount.get("from", "")) or self._build.context, [path])
         found = resolve(tree, path)
         if found is None:
@@ -135,6 +139,7 @@ class RunMounts:
 
         Errors: InvalidParameter, NotFound (a required secret), OSError.
         """
+        self._lock_caches(stack)
         listed = [made for mount in self._mounts if (made := self._prepare(mount, stack)) is not None]
         if self._script is not None:
             name, content = self._script
@@ -182,7 +187,7 @@ class RunMounts:
             place = stack.enter_context(self._copied(source))
             return StepMount(type="bind", target=target, source=place, read_only=not writable)
         if not writable:
-            return StepMount(type="image", target=target, source=image, subpath=mount.get("source", "").strip("/"))
+            return StepMount(type="image", target=target, source=image, subpath=mount.get("source", ""))
         place = stack.enter_context(self._copied(self._source(mount, stack)))
         return StepMount(type="bind", target=target, source=place, read_only=False)
 
@@ -216,19 +221,27 @@ class RunMounts:
         finally:
             os.close(descriptor)
 
+    def _cache_name(self, mount: dict[str, str]) -> str:
+        namespace = filter(None, (self._build.options.cache_namespace,))
+        return key_of("cache", *namespace, mount.get("id") or mount["target"])[:32]
+
+    def _lock_caches(self, stack: contextlib.ExitStack) -> None:
+        """Each once, and in the same order for all steps: two that want the same caches cannot wait for each other."""
+        locked = [item for item in self._mounts if item["type"] == "cache" and item.get("sharing") == "locked"]
+        for name in sorted({self._cache_name(mount) for mount in locked}):
+            stack.enter_context(self._build.locks.locked(name, self._build.cancellation))
+
     def _cache(self, mount: dict[str, str], stack: contextlib.ExitStack) -> StepMount:
         build = self._build
         if mount.get("source") and not mount.get("from"):
             raise InvalidParameter("--mount=type=cache: source is a place in what from names")
         sharing = mount.get("sharing") or "shared"
-        name = key_of("cache", *filter(None, (build.options.cache_namespace,)), mount.get("id") or mount["target"])[:32]
-        if sharing == "locked":
-            stack.enter_context(build.locks.locked(name, build.cancellation))
-        elif sharing == "private":
+        name = self._cache_name(mount)
+        if sharing == "private":
             name = stack.enter_context(build.locks.private(name))
         elif sharing == "shared":
             stack.enter_context(build.locks.shared(name))
-        else:
+        elif sharing != "locked":
             raise InvalidParameter(f"invalid sharing mode of a cache mount: {sharing}")
         place = build.cache_directory / name
         if not place.is_dir():

@@ -18,6 +18,8 @@ class BuildOptions:
     agents: sockets of ssh agents by id
     explain: tell why a step was not cached
     structured: tell of steps (``corten.build.steps``) instead of the classic builder's lines
+    classic: as dockerd's classic builder where the reference says something else: what a step writes into a VOLUME
+    is lost, WORKDIR makes directories of root, ".." and wildcards without a match are errors
     cache_namespace: keeps its cache mounts apart from those of other builds
     allow: entitlements that the client grants; fresh_stages: built without the cache, "*" for all of them
     squash: the result has one layer above its base; rewrite_times: no file of it is newer than SOURCE_DATE_EPOCH
@@ -41,6 +43,7 @@ class BuildOptions:
     agents: Mapping[str, str] = field(default_factory=dict)
     explain: bool = False
     structured: bool = False
+    classic: bool = False
     allow: frozenset[str] = frozenset()
     fresh_stages: frozenset[str] = frozenset()
     squash: bool = False

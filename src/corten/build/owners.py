@@ -18,8 +18,9 @@ Mode = Callable[[Node], int]
 
 
 def find_owner(text: str, root: Tree | None) -> tuple[int, int]:
-    """(uid, gid) of "user[:group]"; a user alone names the group of the same name or number, as in Docker.
+    """(uid, gid) of "user[:group]".
 
+    A user alone names the group of the same name or number, as in Docker; without such a group it is the user's own.
     root: of the image, for names
     Errors: InvalidParameter, Docker's wording.
     """
@@ -27,20 +28,36 @@ def find_owner(text: str, root: Tree | None) -> tuple[int, int]:
     if not user or (colon and not group):
         raise InvalidParameter(f"invalid chown string provided: {text}")
     uid = _find(user, root, "etc/passwd", "user", "uid")
-    return uid, _find(group or user, root, "etc/group", "group", "gid")
+    try:
+        return uid, _find(group or user, root, "etc/group", "group", "gid")
+    except InvalidParameter:
+        own = [] if group or root is None else _fields(user, root, "etc/passwd")[3:4]
+        if not own or not _is_number(own[0]):
+            raise
+        return uid, min(int(own[0]), _MAX_ID)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _fields(name: str, root: Tree, path: str) -> list[str]:
+    """The line of a user or group with a number; [] when there is none."""
+    for line in _lines(root, path):
+        fields = line.split(":")
+        if len(fields) > 2 and fields[0] == name and _is_number(fields[2]):
+            return fields
+    return []
 
 
 def _find(name: str, root: Tree | None, path: str, what: str, number: str) -> int:
     problem = f"unable to convert uid/gid chown string to host mapping: can't find {number} for {what} {name}"
-    if name.isascii() and name.isdigit():
+    if _is_number(name):
         if int(name) > _MAX_ID:
             raise InvalidParameter(f"{problem}: the number is too large")
         return int(name)
-    if root is not None:
-        for line in _lines(root, path):
-            fields = line.split(":")
-            if len(fields) > 2 and fields[0] == name and fields[2].isascii() and fields[2].isdigit():
-                return min(int(fields[2]), _MAX_ID)
+    if root is not None and (fields := _fields(name, root, path)):
+        return min(int(fields[2]), _MAX_ID)
     raise InvalidParameter(f"{problem}: no such {what}: {name}")
 
 

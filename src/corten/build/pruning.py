@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corten.build.cache import CacheMount, Entry, StepCache
+from corten.build.cache_locks import CacheLocks
 from corten.errors import InvalidParameter
 from corten.image.store import Image, ImageStore
 from corten.oci.config import format_time
@@ -79,12 +80,14 @@ class Space:
 class Usage:
     """Thread-safe."""
 
-    def __init__(self, store: ImageStore, cache: StepCache, mounts: Path) -> None:
+    def __init__(self, store: ImageStore, cache: StepCache, mounts: Path, locks: CacheLocks) -> None:
         self._store = store
         self._cache = cache
         self._mounts = mounts
+        self._locks = locks
 
-    def _listed(self, busy: set[str]) -> list[Row]:
+    def _listed(self) -> list[Row]:
+        busy = self._locks.in_use()
         images = {image.id: image for image in self._store.all()}
         needed = _needed(images)
         entries = self._cache.entries()
@@ -107,9 +110,9 @@ class Usage:
             in_use=mount.id in busy,
         )
 
-    def rows(self, busy: set[str]) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """As ``system df`` lists them."""
-        return [row.document() for row in self._listed(busy)]
+        return [row.document() for row in self._listed()]
 
     @staticmethod
     def matcher(wanted: dict[str, list[str]], until: int | None) -> Matches:
@@ -144,14 +147,13 @@ class Usage:
         *,
         everything: bool,
         space: Space,
-        busy: set[str],
         remove: Callable[[str], bool],
     ) -> tuple[list[str], int]:
         """(ids of what went, bytes reclaimed), what was used longest ago first.
 
         everything: also steps of images that have names; remove: takes an image away that nothing needs
         """
-        rows = sorted(self._listed(busy), key=lambda row: (row.used, row.created))
+        rows = sorted(self._listed(), key=lambda row: (row.used, row.created))
         held = sum(row.size for row in rows if not row.shared)
         disk = os.statvfs(self._mounts)
         keep_bytes = space.keep(held, disk.f_bavail * disk.f_frsize)
@@ -162,17 +164,25 @@ class Usage:
                 continue
             if keep_bytes > 0 and not row.shared and held <= keep_bytes:
                 continue
-            if row.type == "exec.cachemount":
-                shutil.rmtree(self._mounts / row.id, ignore_errors=True)
-                self._cache.forget_mount(row.id)
-            else:
-                self._cache.remove([row.id])
+            if not self._remove(row):
+                continue
             deleted.append(row.id)
             if not row.shared:
                 held -= row.size
                 reclaimed += row.size
         self._remove_images([row.image for row in rows if row.id in set(deleted) and row.image], remove)
         return deleted, reclaimed
+
+    def _remove(self, row: Row) -> bool:
+        """False for a cache mount that a step has begun to use since it was listed."""
+        if row.type != "exec.cachemount":
+            self._cache.remove([row.id])
+            return True
+        with self._locks.removing(row.id) as is_free:
+            if is_free:
+                shutil.rmtree(self._mounts / row.id, ignore_errors=True)
+                self._cache.forget_mount(row.id)
+            return is_free
 
     @staticmethod
     def _remove_images(images: list[str], remove: Callable[[str], bool]) -> None:

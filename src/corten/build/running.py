@@ -101,6 +101,7 @@ class RunStep:
             self._script.decode("utf-8", "surrogateescape"),
             *filter(None, (self._build.options.limits.hostname,)),
             *(f"device {name}" for name in self._devices),
+            *(["volumes kept"] if self._run.state.run.get("Volumes") and not self._build.options.classic else ()),
         )
 
         def layer(intake: Intake, parent: Layer | None) -> Staged | None:
@@ -114,7 +115,14 @@ class RunStep:
                 **({"devices": ", ".join(self._devices)} if self._devices else {}),
             }
 
-        return Made(line, key, layer, inputs)
+        return Made(line, key, layer, inputs, self._witness(mounts))
+
+    def _witness(self, mounts: RunMounts) -> str:
+        """Files behind mounts and a script of its own are no part of the history line, and decide all the same."""
+        if not (self._script or mounts.has_files):
+            return ""
+        script = self._script.decode("utf-8", "surrogateescape")
+        return f"inputs sha256:{key_of(script, json.dumps(mounts.inputs))}"
 
     # -- execution ----------------------------------------------------------------------------------------------------
 
@@ -144,6 +152,7 @@ class RunStep:
                 mounts=attached,
                 is_privileged=self._instruction.security == "insecure",
                 devices=self._devices,
+                has_volumes=build.options.classic,
             )
             stack.enter_context(build.running_slot())
             return self._in_container(step, intake, parent, mounts)

@@ -57,7 +57,7 @@ def find_sources(tree: Tree, patterns: Sequence[str], *, parents: bool = False) 
         dropped = ""
         if parents:
             dropped, pattern = _pivot(pattern)
-        path = cleaned(_inside(pattern))
+        path = cleaned(inside(pattern))
         matches = sorted(_matching(tree, path.split("/"), "")) if has_wildcards(path) else [path]
         for match in matches:
             source = _source(tree, match, pattern)
@@ -76,7 +76,7 @@ def followed(patterns: Sequence[str]) -> tuple[str, ...]:
     found = set()
     for pattern in patterns:
         parts: list[str] = []
-        for part in cleaned(_inside(pattern)).split("/"):
+        for part in cleaned(inside(pattern)).split("/"):
             if part == "**":
                 break
             parts.append(part)
@@ -88,7 +88,16 @@ def followed(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _inside(pattern: str) -> str:
+def kept_inside(pattern: str) -> str:
+    """A pattern whose ``..`` would lead out of the tree without them.  Source: Dockerfile reference, COPY."""
+    try:
+        cleaned(inside(pattern))
+    except InvalidParameter:
+        return inside(f"/{pattern}") or "."
+    return pattern
+
+
+def inside(pattern: str) -> str:
     """An absolute path counts from the tree's root and cannot leave it."""
     if not pattern.startswith("/"):
         return pattern
@@ -104,7 +113,7 @@ def _inside(pattern: str) -> str:
 def _pivot(pattern: str) -> tuple[str, str]:
     """("above", whole) of "above/./kept": what stands before the dot is not kept."""
     above, pivot, _ = pattern.partition("/./")
-    return (cleaned(_inside(above)) if pivot else "", pattern)
+    return (cleaned(inside(above)) if pivot else "", pattern)
 
 
 def _above(path: str, dropped: str) -> str:
@@ -119,7 +128,7 @@ def _source(tree: Tree, path: str, asked: str) -> Source:
         hint = f" (did you mean {near}?)" if near else ""
         raise MissingSource(
             "file not found in build context or excluded by .dockerignore: "
-            f"stat {cleaned(_inside(asked))}: file does not exist{hint}"
+            f"stat {cleaned(inside(asked))}: file does not exist{hint}"
         )
     return Source(tree, found[0], found[1], path.rpartition("/")[2])
 
@@ -221,9 +230,9 @@ def _line(name: str, node: Node, *, is_top: bool) -> bytes:
     return b"".join(parts) + b"\n"
 
 
-def check_several(sources: Sequence[object], keyword: str, *, to_directory: bool) -> None:
+def check_several(sources: Sequence[object], keyword: str, *, to_directory: bool, may_be_none: bool = False) -> None:
     """Errors: InvalidParameter, Docker's wording."""
-    if not sources:
+    if not sources and not may_be_none:
         raise InvalidParameter(f"{keyword} failed: no source files were specified")
     if len(sources) > 1 and not to_directory:
         raise InvalidParameter(

@@ -27,8 +27,11 @@ class ForeignCache:
             except NotFound:
                 continue
 
-    def find(self, state: State, created_by: str) -> str:
-        """The image of a step: one whose history goes on from the present state with this line; "" without."""
+    def find(self, state: State, created_by: str, witness: str) -> str:
+        """The image of a step: one whose history goes on from the present state with this line; "" without.
+
+        witness: what the line does not tell of the step, in its comment
+        """
         present = _lines(state.document)
         layers = image_config.diff_ids(state.document) if state.image else []
         for image in self._images:
@@ -39,7 +42,7 @@ class ForeignCache:
             if len(lines) <= count or lines[:count] != present or diff_ids[: len(layers)] != layers:
                 continue
             step = history[count]
-            if step.get("created_by", "") != created_by:
+            if step.get("created_by", "") != created_by or (witness and step.get("comment", "") != witness):
                 continue
             has_layer = not step.get("empty_layer")
             if has_layer and len(diff_ids) <= len(layers):

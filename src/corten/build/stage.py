@@ -43,6 +43,7 @@ class Made:
     """What a step wants committed.
 
     created_by: the history line; key: of the cache
+    witness: a digest of what it was made of beside that line, "" for nothing: for who knows only the history
     stage_layer: makes its layer; None for a change of the configuration
     inputs: what the key was made of, to explain a miss
     """
@@ -51,6 +52,7 @@ class Made:
     key: str
     stage_layer: Callable[[Intake, Layer | None], Staged | None] | None = None
     inputs: Callable[[], Inputs] = field(default=dict)
+    witness: str = ""
 
 
 class StageRun:
@@ -266,6 +268,7 @@ class StageRun:
                 created=image_config.format_time(build.now_ns()),
                 created_by=made.created_by,
                 diff_id=layer.diff_id if layer is not None else "",
+                comment=made.witness,
                 author=state.author,
             )
             layers = (*below, layer) if layer is not None else below
@@ -387,12 +390,13 @@ class StageRun:
         path = self.word(instruction.path)
         made = self._changed(lambda run: run_config.set_directory(run, path), gap=" ")
         directory = self.state.run["WorkingDir"]
+        user = "" if self.build.options.classic else self.state.run.get("User") or ""
 
         def layer(intake: Intake, parent: Layer | None) -> Staged | None:
             with self.root() as root:
-                return stage_directory(intake, parent, root, directory, self.build.now_ns())
+                return stage_directory(intake, parent, root, directory, self.build.now_ns(), user=user)
 
-        return replace(made, stage_layer=layer)
+        return replace(made, key=key_of(made.key, "owner", user) if user else made.key, stage_layer=layer)
 
     # -- instructions that make layers --------------------------------------------------------------------------------
 

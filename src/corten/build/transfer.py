@@ -20,6 +20,8 @@ from corten.build.selection import (
     digest_of,
     file_digests,
     find_sources,
+    has_wildcards,
+    kept_inside,
 )
 from corten.build.tree import RootTree, Tree
 from corten.dockerfile import instructions as ins
@@ -46,10 +48,11 @@ class TransferStep:
         self._build = run.build
         self._instruction = instruction
         self._keyword = instruction.keyword
-        self._patterns = [run.word(text) for text in instruction.sources]
+        self._patterns = [self._pattern(run.word(text)) for text in instruction.sources]
         self._asked_target = run.word(instruction.target)
         self._owner_text = run.word(instruction.owner)
         self._mode_text = run.word(instruction.mode)
+        self._checksum = run.word(instruction.checksum)
         self._exclude = Ignore([run.word(text) for text in instruction.exclude])
         self._sources: list[Source] | None = None
         self._commits: list[str] = []
@@ -57,6 +60,10 @@ class TransferStep:
             raise instruction.line.error(f"{self._keyword} needs a destination")
         if instruction.keep_git_dir and not any(git.is_git(pattern) for pattern in self._patterns):
             raise instruction.line.error(f"{self._keyword} --keep-git-dir needs a git source", "--keep-git-dir")
+
+    def _pattern(self, text: str) -> str:
+        is_remote = self._instruction.is_add and (git.is_git(text) or fetch.is_url(text))
+        return text if is_remote or self._build.options.classic else kept_inside(text)
 
     @property
     def _to_directory(self) -> bool:
@@ -123,15 +130,15 @@ class TransferStep:
                 is_archive = self._instruction.is_add and unpack is not False and looks_like_archive(source)
                 found.append(replace(source, unpack=is_archive))
         found += self._heredocs()
-        if self._instruction.checksum and not self._commits:
+        if self._checksum and not self._commits:
             self._check(found)
-        check_several(found, self._keyword, to_directory=self._to_directory)
+        self._check_number(found)
         self._sources = found
         return found
 
     def _named_sources(self, tree: Tree) -> list[Source]:
         found = self._find(tree, self._patterns) + self._heredocs()
-        check_several(found, self._keyword, to_directory=self._to_directory)
+        self._check_number(found)
         self._sources = found
         return found
 
@@ -147,15 +154,19 @@ class TransferStep:
         except InvalidParameter as error:
             raise InvalidParameter(f"{self._keyword} failed: {error.message}") from None
 
+    def _heredoc_texts(self) -> list[str]:
+        """Here-documents with variables replaced."""
+        variables, escape = self._run.variables(), self._build.file.escape
+        return [
+            expand_heredoc(heredoc.text, variables, escape) if heredoc.expand else heredoc.text
+            for heredoc in self._instruction.heredocs
+        ]
+
     def _heredocs(self) -> list[Source]:
         found = []
-        for heredoc in self._instruction.heredocs:
-            text = heredoc.text
-            if heredoc.expand:
-                text = expand_heredoc(text, self._run.variables(), self._build.file.escape)
-            content = text.encode("utf-8", "surrogateescape")
+        for heredoc, text in zip(self._instruction.heredocs, self._heredoc_texts(), strict=True):
             scratch = self._build.scratch_context()
-            scratch.add_file(heredoc.name, content)
+            scratch.add_file(heredoc.name, text.encode("utf-8", "surrogateescape"))
             node = scratch.node(heredoc.name)
             assert node is not None
             node = replace(node, mtime_ns=self._build.now_ns())
@@ -189,7 +200,7 @@ class TransferStep:
             host_network=build.options.network == "host",
             keep_git=self._instruction.keep_git_dir,
         )
-        wanted = self._run.word(self._instruction.checksum).removeprefix("sha1:").lower()
+        wanted = self._checksum.removeprefix("sha1:").lower()
         if wanted and (len(wanted) < 7 or not commit.startswith(wanted)):
             raise InvalidParameter(f"digest mismatch: {address} is at commit {commit}, {wanted} was expected")
         self._commits.append(commit)
@@ -199,19 +210,16 @@ class TransferStep:
         return Source(scratch, "", node, "context")
 
     def _check(self, sources: list[Source]) -> None:
-        algorithm, _, wanted = self._instruction.checksum.partition(":")
-        wanted = self._run.word(wanted)
+        algorithm, _, wanted = self._checksum.partition(":")
         if algorithm not in ("sha256", "sha384", "sha512") or not wanted:
-            raise InvalidParameter(f"invalid checksum digest format: {self._instruction.checksum}")
+            raise InvalidParameter(f"invalid checksum digest format: {self._checksum}")
         if len(sources) != 1 or not sources[0].node.is_regular:
             raise InvalidParameter("checksum can't be specified for multiple sources or directories")
         running = hashlib.new(algorithm)
         for chunk in sources[0].tree.chunks(sources[0].path, sources[0].node):
             running.update(chunk)
         if running.hexdigest() != wanted.lower():
-            raise InvalidParameter(
-                f"digest mismatch {algorithm}:{running.hexdigest()}: {self._instruction.checksum} was expected"
-            )
+            raise InvalidParameter(f"digest mismatch {algorithm}:{running.hexdigest()}: {self._checksum} was expected")
 
     def _origin_image(self, origin: str) -> str:
         """The id of the stage's or image's image; "" for a stage without one."""
@@ -232,12 +240,16 @@ class TransferStep:
             tree = RootTree(descriptor)
             try:
                 sources = self._find(tree, self._patterns) + self._heredocs()
-                check_several(sources, self._keyword, to_directory=self._to_directory)
+                self._check_number(sources)
                 self._sources = sources
                 yield sources
             finally:
                 self._sources = None
                 tree.close()
+
+    def _check_number(self, sources: list[Source]) -> None:
+        may_be_none = not self._build.options.classic and all(has_wildcards(item) for item in self._patterns)
+        check_several(sources, self._keyword, to_directory=self._to_directory, may_be_none=may_be_none)
 
     # -- digests ------------------------------------------------------------------------------------------------------
 
@@ -263,9 +275,6 @@ class TransferStep:
             digest = self._digest(sources)
         self._build.cache.remember_inputs(memory, {"digest": digest})
         return digest
-
-    def _heredoc_texts(self) -> list[str]:
-        return [heredoc.content for heredoc in self._instruction.heredocs]
 
     # -- the layer ----------------------------------------------------------------------------------------------------
 

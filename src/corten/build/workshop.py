@@ -113,6 +113,7 @@ class Step:
     command: what is executed; environment: beside the image's; network: "" for the build's own
     is_privileged: without what confines ordinary containers
     devices: names of CDI devices
+    has_volumes: volumes of the image are mounted, and lost at the end
     """
 
     image: str
@@ -123,6 +124,7 @@ class Step:
     mounts: tuple[StepMount, ...] = ()
     is_privileged: bool = False
     devices: tuple[str, ...] = ()
+    has_volumes: bool = False
 
 
 class Workshop(Protocol):

@@ -18,7 +18,7 @@ def read_patterns(content: bytes) -> list[str]:
     """The patterns of a file, cleaned; those with ``!`` bring files back."""
     patterns = []
     text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("#"):
             continue
         pattern = line.strip()
@@ -94,9 +94,8 @@ def translate(pattern: str, *, double_star: bool) -> str:
                     position += 1
                 if pattern[position : position + 1] == "/":
                     position += 1
-                    result.append("(?:.*/)?")
-                else:
-                    result.append(".*")
+                # whole directories, also in the midst of a name, as Docker reads it
+                result.append("(?:.*/)?" if position < len(pattern) else ".*")
             else:
                 result.append("[^/]*")
         elif letter == "?":

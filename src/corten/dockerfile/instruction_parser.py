@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.errors import DockerfileError
 from corten.dockerfile.flags import Flags, read_flags, take_flags
-from corten.dockerfile.pieces import duration_ns, json_words, words_of
+from corten.dockerfile.pieces import NotStrings, duration_ns, json_words, words_of
 from corten.dockerfile.source import Heredoc, LogicalLine, heredoc_mark
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
@@ -64,7 +64,10 @@ class InstructionParser:
         words, rest = take_flags(rest, self._escape) if keyword != "ONBUILD" else ([], rest)
         flags = read_flags(keyword, words, line)
         given = _Given(line, keyword, rest, flags, self._escape, _original(line), line.heredocs)
-        return action(given)
+        try:
+            return action(given)
+        except NotStrings as error:
+            raise line.error(error.message, "[") from None
 
 
 def _original(line: LogicalLine) -> str:

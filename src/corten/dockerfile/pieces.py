@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from corten.errors import InvalidParameter
+
 _UNITS_NS = {
     "ns": 1,
     "us": 10**3,
@@ -18,17 +20,25 @@ _UNITS_NS = {
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
+class NotStrings(InvalidParameter):
+    """A JSON list that has something else than strings in it."""
+
+
 def json_words(text: str) -> list[str] | None:
-    """The exec form: a JSON list of strings; None for anything else, which then is the shell form."""
+    """The exec form: a JSON list of strings; None for what is no JSON list, which then is the shell form.
+
+    Errors: NotStrings for a list of other things: nobody means that as a command.
+    """
     if not text.lstrip().startswith("["):
         return None
     try:
         value = json.loads(text.encode("utf-8", "surrogateescape").decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        return None
-    return value
+    if not all(isinstance(item, str) for item in value):
+        raise NotStrings("when using JSON array syntax, arrays must be comprised of strings only")
+    words: list[str] = value
+    return words
 
 
 def words_of(rest: str, escape: str) -> list[str]:

@@ -187,11 +187,12 @@ class _Reader:
 
 def _marks(text: str, escape: str) -> list[Heredoc]:
     """The here-documents that an instruction opens, without content."""
-    word, _, rest = text.partition(" ") if " " in text else text.partition("\t")
+    if "<<" not in text:
+        return []
+    word, rest = _first_word(text)
     if word.upper() == "ONBUILD":
-        rest = rest.lstrip()
-        word, _, rest = rest.partition(" ") if " " in rest else rest.partition("\t")
-    if word.upper() not in _WITH_HEREDOCS or "<<" not in rest:
+        word, rest = _first_word(rest)
+    if word.upper() not in _WITH_HEREDOCS:
         return []
     try:
         words = raw_words(rest, escape)
@@ -203,6 +204,13 @@ def _marks(text: str, escape: str) -> list[Heredoc]:
         if mark is not None:
             found.append(mark)
     return found
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    """(the first word, what follows it)."""
+    match = re.match(r"\s*(\S*)\s*", text)
+    assert match is not None
+    return match[1], text[match.end() :]
 
 
 def heredoc_mark(word: str, escape: str = "\\") -> Heredoc | None:

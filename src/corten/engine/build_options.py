@@ -62,6 +62,7 @@ def build_options(query: BuildQuery, request: BuildRequest) -> BuildOptions:
         agents=request.agents,
         explain=query.explain,
         structured=request.structured,
+        classic=not request.structured,
         allow=frozenset(request.allow),
         fresh_stages=frozenset(request.no_cache_filter),
         squash=request.squash or query.squash,

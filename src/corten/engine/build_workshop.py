@@ -73,7 +73,9 @@ class EngineWorkshop:
         output: Callable[[bool, bytes], None],
         cancellation: Cancellation,
     ) -> tuple[str, int]:
-        created: dict[str, Any] = self._call(self._containers.create(self._request(step), ""))
+        created: dict[str, Any] = self._call(
+            self._containers.create(self._request(step), "", image_volumes=step.has_volumes)
+        )
         container_id: str = created["Id"]
         started(container_id)
         cancellation.check()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from corten.build.build import Build, BuildFailed, Place
 from corten.build.cache import StepCache
+from corten.build.cache_locks import CacheLocks
 from corten.build.history import CANCELED, History, Record
 from corten.build.local_context import FileDigests
 from corten.build.mounts import NEW_CACHE
@@ -95,9 +98,10 @@ class Builds:
         self._running: set[Cancellation] = set()
         self._by_id: dict[str, Cancellation] = {}
         self._idle = asyncio.Event()
-        self._template: Place | None = None
+        self._locks = CacheLocks()
+        self._slots = threading.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
         self._digests = FileDigests()
-        self._usage = Usage(store, self.cache, self._caches)
+        self._usage = Usage(store, self.cache, self._caches, self._locks)
         self.history = History(config.data_root / "builds.db")
         self.outputs = BuildOutputs(store, registries, self.history, self._scratch)
 
@@ -119,10 +123,6 @@ class Builds:
         workshop = EngineWorkshop(
             asyncio.get_running_loop(), self._containers, self._registries, credentials, network, self._devices.look
         )
-        made = Place(self._store, self.cache, workshop, self._scratch, self._secrets, self._caches)
-        if self._template is None:
-            self._template = made
-        shared = self._template
         return Place(
             self._store,
             self.cache,
@@ -130,8 +130,8 @@ class Builds:
             self._scratch,
             self._secrets,
             self._caches,
-            shared.locks,
-            shared.running,
+            self._locks,
+            self._slots,
         )
 
     # -- build --------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ class Builds:
 
     async def usage(self) -> list[Document]:
         """Rows of ``system df``."""
-        return await run_blocking(self._usage.rows, self._busy())
+        return await run_blocking(self._usage.rows)
 
     async def prune(self, *, everything: bool, space: PruneSpace, wanted: filtering.Filters) -> Document:
         """Forget steps and cache mounts.
@@ -336,15 +336,11 @@ class Builds:
                 chosen,
                 everything=everything,
                 space=Space(space.reserved, space.max_used, space.min_free),
-                busy=self._busy(),
                 remove=self._remove_image,
             )
         )
         self._events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
         return {"CachesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
-
-    def _busy(self) -> set[str]:
-        return self._template.locks.in_use() if self._template is not None else set()
 
     def _remove_image(self, image_id: str) -> bool:
         """An image without a name that nothing needs; whether it went."""

@@ -72,10 +72,13 @@ class ContainerCreation:
         self._devices = devices
 
     @timed("create")
-    async def create(self, request: ContainerCreate, name: str, platform: str = "") -> dict[str, Any]:
+    async def create(
+        self, request: ContainerCreate, name: str, platform: str = "", *, image_volumes: bool = True
+    ) -> dict[str, Any]:
         """Make a container of an image; nothing of it stays when any step fails.
 
         platform: what the image must be for ("linux/arm64"), nothing when the caller does not mind
+        image_volumes: what the image declares as a volume is one; False leaves it part of the container's files
         Errors: NotFound (image, or none of this platform), Conflict (name), InvalidParameter.
         """
         if name:
@@ -86,7 +89,7 @@ class ContainerCreation:
         with self._images.pin(request.image) as image:
             if platform:
                 create.check_platform(request.image, image.config, platform)
-            container = self._container(request, image, name)
+            container = self._container(request, image, name, image_volumes=image_volumes)
             await self._add(container, image.layers[-1] if image.layers else None)
         return {"Id": container.id, "Warnings": container.warnings}
 
@@ -106,10 +109,12 @@ class ContainerCreation:
                 raise
         self._lifecycle.publish(live, "create")
 
-    def _container(self, request: ContainerCreate, image: Image, name: str) -> Container:
+    def _container(self, request: ContainerCreate, image: Image, name: str, *, image_volumes: bool) -> Container:
         """What the request asks for, complete and checked; nothing of it is made yet."""
         create.check_shared_namespaces(request)
         config = create.merge_image(request, image.config)
+        if not image_volumes:
+            config.volumes = dict(request.volumes)
         create.check_config(config)
         host = create.split_request(request)
         if config.network_disabled:

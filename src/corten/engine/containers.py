@@ -169,9 +169,11 @@ class Containers:
 
     # -- make and remove --------------------------------------------------------------------------------------------
 
-    async def create(self, request: ContainerCreate, name: str, platform: str = "") -> dict[str, Any]:
+    async def create(
+        self, request: ContainerCreate, name: str, platform: str = "", *, image_volumes: bool = True
+    ) -> dict[str, Any]:
         """As ``ContainerCreation.create``."""
-        return await self._creation.create(request, name, platform)
+        return await self._creation.create(request, name, platform, image_volumes=image_volumes)
 
     async def remove(self, reference: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
         """As ``ContainerRemoval.remove``."""
