@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from build_place import Workplace, archive
 
+from corten.build.cache import StepCache
 from corten.build.workshop import BuildFailed, Cancelled
 from corten.dockerfile.errors import DockerfileError
 from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound
@@ -513,3 +514,14 @@ def test_quiet_tells_the_id_alone_and_everything_when_it_fails(place: Workplace)
     with pytest.raises(BuildFailed):
         failing.finish()
     assert "why\n" in failing.text
+
+
+def test_uses_are_written_down_after_each_build(place: Workplace) -> None:
+    """A daemon that is killed later loses none of them."""
+    for _ in range(3):
+        place.build("FROM base\nENV A=1\n")
+    again = StepCache(place.data_root / "build.db", lambda image: True)
+    try:
+        assert [entry.uses for entry in again.entries()] == [2]
+    finally:
+        again.close()

@@ -254,6 +254,7 @@ class Build:
         for scratch in self._scratches:
             scratch.close()
         self.images.close()
+        self.cache.note_uses()
 
     # -- stages -------------------------------------------------------------------------------------------------------
 

@@ -95,8 +95,10 @@ class StepCache:
         self._run = self._database.run
         self._exists = exists
         self._working: dict[str, threading.Event] = {}
+        self._used: dict[str, tuple[int, int]] = {}  # key -> when it was used last, how often; not written down yet
 
     def close(self) -> None:
+        self.note_uses()
         self._database.close()
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -110,9 +112,18 @@ class StepCache:
         if not self._exists(image):
             self._run("DELETE FROM steps WHERE key = ?", (key,))
             return ""
-        with contextlib.suppress(SystemFailure):  # a full disk: the entry is good all the same
-            self._run("UPDATE steps SET used = ?, uses = uses + 1 WHERE key = ?", (time.time_ns(), key))
+        with self._database.lock:
+            self._used[key] = (time.time_ns(), self._used.get(key, (0, 0))[1] + 1)
         return image
+
+    def note_uses(self) -> None:
+        """Write down what has been used, all of it at once: after each build, and before it is looked at."""
+        with self._database.lock:
+            rows = [(moment, count, key) for key, (moment, count) in self._used.items()]
+            self._used.clear()
+            if rows:
+                with contextlib.suppress(SystemFailure):  # a full disk: the entries are good all the same
+                    self._database.run_many("UPDATE steps SET used = ?, uses = uses + ? WHERE key = ?", rows)
 
     def add(self, key: str, image: str, *, parent: str, description: str, size: int) -> None:
         """A full disk is no error: the step is done anew next time."""
@@ -150,6 +161,7 @@ class StepCache:
             done.set()
 
     def entries(self) -> list[Entry]:
+        self.note_uses()
         rows = self._run("SELECT key, image, parent, description, created, used, uses, size FROM steps")
         return [Entry(*row) for row in rows if self._exists(row[1])]
 

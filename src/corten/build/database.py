@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from corten.errors import SystemFailure
 
 
 class Database:
-    """One file, readable by its owner alone.  Thread-safe: one statement at a time, each a transaction.
+    """One file, readable by its owner alone.  Thread-safe: one statement at a time; each call is a transaction.
 
     lock: to be held where several statements are one step
     Errors of all methods but ``close``: SystemFailure.
@@ -39,5 +40,19 @@ class Database:
         with self.lock:
             try:
                 return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise SystemFailure(f"{self._name}: {error}", step=self._name) from error
+
+    def run_many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """One statement with each of these values, as one transaction."""
+        with self.lock:
+            try:
+                self._connection.execute("BEGIN")
+                try:
+                    self._connection.executemany(statement, rows)
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
             except sqlite3.Error as error:
                 raise SystemFailure(f"{self._name}: {error}", step=self._name) from error

@@ -13,7 +13,6 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 from corten.build.small_files import read_dockerfile, read_ignore
 from corten.build.tree import CHUNK, Node, RootTree
@@ -101,13 +100,13 @@ class LocalContext:
         is_ignored = bool(path) and self._ignore.excludes(path)
         if is_ignored and not self._ignore.has_exceptions:
             return None
-        found = self._tree.look(path, capabilities=True)
+        found = self._tree.look(path, as_context=True)
         if found is None:
             return None
         node, status = found
         if is_ignored and not (node.is_directory and self._keeps_something(path)):
             return None
-        return replace(node, uid=0, gid=0), _identity(status)
+        return node, _identity(status)
 
     def _keeps_something(self, path: str) -> bool:
         """Whether an exception brings something below an ignored directory back."""

@@ -21,6 +21,7 @@ from corten.image.extract import OVERLAY_XATTRS
 CHUNK = 1 << 20
 CAPABILITY = b"security.capability"
 _MAX_LINKS = 255
+_NO_DEVICE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,11 @@ class RootTree:
         found = self.look(path)
         return found[0] if found is not None else None
 
-    def look(self, path: str, *, capabilities: bool = False) -> tuple[Node, os.stat_result] | None:
+    def look(self, path: str, *, as_context: bool = False) -> tuple[Node, os.stat_result] | None:
         """``node``, with what the kernel says of it.
 
-        capabilities: no other attributes, and those only of what can be executed: a look at each file costs time
+        as_context: as a context has it: owners are root, of attributes there are capabilities, and those only of what
+            can be executed, since a look at each file costs time
         """
         try:
             directory, base = self._parent(path)
@@ -173,13 +175,13 @@ class RootTree:
         node = Node(
             kind=kind,
             mode=stat.S_IMODE(status.st_mode),
-            uid=status.st_uid,
-            gid=status.st_gid,
+            uid=0 if as_context else status.st_uid,
+            gid=0 if as_context else status.st_gid,
             mtime_ns=status.st_mtime_ns,
             size=status.st_size if kind == header.REGULAR else 0,
             link=link,
-            device=(os.major(status.st_rdev), os.minor(status.st_rdev)),
-            xattrs=_capabilities(directory, base, status.st_mode) if capabilities else _xattrs(directory, base),
+            device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if status.st_rdev else _NO_DEVICE,
+            xattrs=_capabilities(directory, base, status.st_mode) if as_context else _xattrs(directory, base),
         )
         return node, status
 
