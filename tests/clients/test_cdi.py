@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,23 @@ def test_devices_that_are_not_there(host: Daemon, run: Any, names: list[str], to
     assert done.returncode in (125, 127)  # clients take "no such file" for the program
     assert f"CDI device injection failed: {told}" in done.stderr
     host.remove_containers()
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_with_other_runtimes(host: Daemon, files: Path, runtime: str) -> None:
+    if shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    (files / "state").unlink(missing_ok=True)
+    words = ("--runtime", runtime, "--user", "1000:1000", "--device", "vendor.example/thing=zero")
+    script = "echo $THING; head -c 4 /dev/thing/endless | md5sum; cat /vendor/file; id -G"
+    done = as_corten(host, *words, "busybox", "sh", "-c", script)
+    assert done.stdout.splitlines() == [
+        "zero",
+        "f1d3ff8443297732862df21dc4e57262  -",
+        "of the vendor",
+        "1000 4242",
+    ], done.stderr
+    assert json.loads((files / "state").read_text())["id"]
 
 
 def test_docker_py_and_what_inspect_tells(host: Daemon) -> None:

@@ -145,6 +145,34 @@ def test_devices_are_bound_and_none_is_made(user: User) -> None:
     assert run(user, "busybox", "sh", "-c", script).stdout == "3\nrefused\n"
 
 
+def test_devices_of_the_user_s_own_cdi_files(user: User) -> None:
+    """Nodes are bound, wherever the container has them; hooks run with no more rights than the user has."""
+    place = user.home / ".config/cdi"
+    place.mkdir(parents=True, exist_ok=True)
+    said = user.home / "said"
+    hook = {"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", f"id -u > {said}"]}
+    edits = {
+        "env": ["THING=zero"],
+        "deviceNodes": [{"path": "/dev/thing/endless", "hostPath": "/dev/zero"}],
+        "mounts": [{"hostPath": str(user.home / "busybox.tar"), "containerPath": "/file", "options": ["ro", "rbind"]}],
+        "hooks": [hook],
+    }
+    document = {
+        "cdiVersion": "0.5.0",
+        "kind": "user.example/thing",
+        "devices": [{"name": "a", "containerEdits": edits}],
+    }
+    (place / "a.json").write_text(json.dumps(document))
+    for path in (user.home / ".config", place, place / "a.json"):
+        os.chown(path, user.uid, user.uid)
+    script = "echo $THING; head -c 3 /dev/thing/endless | wc -c; head -c 3 /file | wc -c"
+    assert run(user, "--device", "user.example/thing=a", "busybox", "sh", "-c", script).stdout == "zero\n3\n3\n"
+    assert said.stat().st_uid == user.uid
+    (place / "a.json").unlink()
+    done = run(user, "--device", "user.example/thing=a", "busybox", "true", check=False)
+    assert "unresolvable CDI devices user.example/thing=a" in done.stderr
+
+
 def test_host_namespaces(user: User) -> None:
     assert (
         run(user, "--pid", "host", "busybox", "sh", "-c", f"test -d /proc/{os.getpid()} && echo seen").stdout
