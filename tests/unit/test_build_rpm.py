@@ -6,8 +6,10 @@ import contextlib
 import os
 import random
 import sqlite3
+import struct
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,10 +193,53 @@ def test_a_database_that_wants_to_compute(root: tuple[Path, RootTree], script: s
     assert told in document(tree, "app", 0)["packages"][0]["comment"]
 
 
-def test_rpm_s_own_format_is_left_out_and_told(root: tuple[Path, RootTree]) -> None:
+def as_ndb(target: Path, items: list[tuple[int, bytes]], pages: int = 1) -> None:
+    """As rpm lays it out; Debian's has no such format to write it with."""
+    slots, bodies, block = [], [], pages * 256
+    for number, blob in items:
+        count = -(-(16 + len(blob) + 12) // 16)
+        slots.append(struct.pack("<4sIII", b"Slot", number, block, count))
+        body = struct.pack("<4sIII", b"BlbS", number, 1, len(blob)) + blob
+        tail = struct.pack("<II4s", zlib.adler32(body), len(blob), b"BlbE")
+        bodies.append(body.ljust(count * 16 - 12, b"\0") + tail)
+        block += count
+    head = struct.pack("<4sIII16x", b"RpmP", 0, 1, pages) + b"".join(slots)
+    empty = struct.pack("<4sIII", b"Slot", 0, 0, 0) * ((pages * 4096 - len(head)) // 16)
+    target.write_bytes(head + empty + b"".join(bodies))
+
+
+@pytest.mark.needs("rpmbuild")
+@pytest.mark.parametrize("pages", [1, 3])
+def test_rpm_s_own_format(database: Path, root: tuple[Path, RootTree], pages: int) -> None:
     place, tree = root
-    (place / "Packages.db").write_bytes(b"RpmP" + bytes(100))
-    assert "(ndb), which is not read" in document(tree, "app", 0)["packages"][0]["comment"]
+    as_ndb(place / "Packages.db", blobs(database), pages)
+    check(list(headers(tree)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ((0, b"RpmX"), "no database of rpm's own format"),
+        ((4, b"\1"), "no database of rpm's own format"),
+        ((12, b"\xff\xff\xff\xff"), "no database of rpm's own format"),
+        ((12, b"\2"), "cut off"),
+        ((48, b"Slut"), "a slot"),
+        ((36, b"\7"), "a package of rpm's own format is broken"),
+        ((40, b"\1\0"), "a package of rpm's own format is broken"),
+        ((40, b"\xff\xff\xff\xff"), "cut off"),
+        ((4096 + 12, b"\xff"), "a package of rpm's own format is broken"),
+        ((56, (256).to_bytes(4, "little")), "a package of rpm's own format is broken"),  # the same place twice
+    ],
+)
+def test_a_broken_file_of_it_is_told(root: tuple[Path, RootTree], change: tuple[int, bytes], told: str) -> None:
+    place, tree = root
+    blob = b"\0\0\0\1\0\0\0\2" + b"\0\0\x03\xe8\0\0\0\6\0\0\0\0\0\0\0\1" + b"a\0"
+    as_ndb(place / "Packages.db", [(1, blob), (2, blob)])
+    assert [header.name for header in headers(tree)] == ["a", "a"]
+    content = bytearray((place / "Packages.db").read_bytes())
+    content[change[0] : change[0] + len(change[1])] = change[1]
+    (place / "Packages.db").write_bytes(content)
+    assert told in document(tree, "app", 0)["packages"][0]["comment"]
 
 
 @pytest.mark.parametrize(

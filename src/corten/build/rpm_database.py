@@ -1,15 +1,19 @@
-"""The headers in an image's database of rpm: SQLite (``rpmdb.sqlite``, since 4.16), Berkeley DB (``Packages``, before).
+"""The headers in an image's database of rpm: SQLite (``rpmdb.sqlite``), ndb (``Packages.db``) and,
+before 4.16, Berkeley DB (``Packages``).
 
 The database is the image's: nothing that it says is executed, and what is broken is a ValueError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from corten.build import rpm_ndb
 from corten.build.berkeley_db import HashTable
 from corten.build.rpm_header import RpmHeader, read_header
 from corten.build.tree import Tree, resolve
@@ -88,14 +92,22 @@ def _only_reading(action: int, first: str | None, *_: str | None) -> int:
 
 
 def _of_berkeley_db(root: Tree, path: str) -> Iterator[bytes]:
-    with tempfile.TemporaryFile(prefix="corten-rpm-") as file:
-        found = resolve(root, path)
-        for chunk in root.chunks(*found) if found is not None else ():
-            file.write(chunk)
+    with _copied(root, path) as file:
         for key, value in HashTable(file).items():
             if any(key):  # the one with number 0 is a counter
                 yield value
 
 
 def _of_ndb(root: Tree, path: str) -> Iterator[bytes]:
-    raise ValueError(f"{path} is a database of rpm's own format (ndb), which is not read")
+    with _copied(root, path) as file:
+        yield from rpm_ndb.blobs(file)
+
+
+@contextlib.contextmanager
+def _copied(root: Tree, path: str) -> Iterator[BinaryIO]:
+    """Its content in a file without a name, which can be read anywhere."""
+    with tempfile.TemporaryFile(prefix="corten-rpm-") as file:
+        found = resolve(root, path)
+        for chunk in root.chunks(*found) if found is not None else ():
+            file.write(chunk)
+        yield file
