@@ -166,6 +166,18 @@ def test_docker_py_and_what_inspect_tells(host: Daemon) -> None:
     host.remove_containers()
 
 
+def test_compose(host: Daemon, tmp_path: Path) -> None:
+    lacking("newest compose")
+    service = (
+        "{image: busybox, network_mode: none, command: sh -c 'echo $$THING', devices: [vendor.example/thing=zero]}"
+    )
+    (tmp_path / "compose.yaml").write_text(f"services:\n  one: {service}\n")
+    compose = [str(CLIENTS / "usr/libexec/docker/cli-plugins/docker-compose"), "-p", "cdi"]
+    done = host.run([*compose, "up", "--no-log-prefix"], cwd=tmp_path)
+    assert "zero" in done.stdout.splitlines(), done.stdout + done.stderr
+    host.run([*compose, "down"], cwd=tmp_path)
+
+
 def test_the_files_are_read_at_each_start(host: Daemon, files: Path) -> None:
     new = files / "cdi/new.json"
     try:

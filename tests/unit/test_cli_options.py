@@ -482,3 +482,9 @@ def test_every_document_is_json() -> None:
     assert json.loads(json.dumps(document("--cpus", "0.1", "-v", "/x", "--mount", "target=/y"))) == document(
         "--cpus", "0.1", "-v", "/x", "--mount", "target=/y"
     )
+
+
+def test_devices_of_both_kinds() -> None:
+    host = document("--device", "/dev/null", "--device", "vendor.com/class=a", "--gpus", "all")["HostConfig"]
+    assert [item["PathOnHost"] for item in host["Devices"]] == ["/dev/null"]
+    assert [item.get("DeviceIDs") for item in host["DeviceRequests"]] == [[], ["vendor.com/class=a"]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from corten.cli.options import devices, environment, mounts, network
-from corten.dockerapi.device_names import is_qualified
 from corten.errors import InvalidParameter
 
 TYPE_CHECKING = False
@@ -228,6 +227,15 @@ def _program(options: Options, image: str, command: list[str]) -> Document:
     return document
 
 
+def _split_devices(texts: list[str]) -> tuple[list[str], list[str]]:
+    """(names of CDI devices, devices of the host)."""
+    if not any("=" in text for text in texts):
+        return [], texts
+    from corten.dockerapi.device_names import is_qualified
+
+    return [text for text in texts if is_qualified(text)], [text for text in texts if not is_qualified(text)]
+
+
 def document_of(options: Options, image: str, command: list[str]) -> Document:
     """The body of ``POST /containers/create``.
 
@@ -246,14 +254,14 @@ def document_of(options: Options, image: str, command: list[str]) -> Document:
     security, unconfined_paths = _security(options.many("security-opt"))
     document["Volumes"] = anonymous
     document["ExposedPorts"] = network.exposed_ports(options.many("expose"), published)
-    named = [text for text in options.many("device") if is_qualified(text)]
+    named, plain = _split_devices(options.many("device"))
     if named:
         host["DeviceRequests"] = [*host.get("DeviceRequests", ()), {"Driver": "cdi", "DeviceIDs": named}]
     host |= {
         "Binds": binds,
         "Tmpfs": mounts.tmpfs_map(options.many("tmpfs")),
         "PortBindings": published,
-        "Devices": [devices.device(text) for text in options.many("device") if not is_qualified(text)],
+        "Devices": [devices.device(text) for text in plain],
         "Ulimits": list({limit["Name"]: limit for limit in options.many("ulimit")}.values()),
         "Sysctls": environment.as_map(options.many("sysctl")),
         "Annotations": environment.as_map(options.many("annotation")),
