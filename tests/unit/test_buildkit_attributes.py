@@ -154,6 +154,14 @@ def test_capabilities_that_clients_only_forward() -> None:
     assert order(**{"frontend.caps": "moby.buildkit.frontend.subrequests+forward"}).request == ""
 
 
+@pytest.mark.parametrize(
+    "text", ["[", "[1]", "[" * 5000, '[{"Type": 5}]', '[{"Type": "registry", "Attrs": {"ref": 7}}]']
+)
+def test_caches_that_are_no_list_of_strings(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="failed to unmarshal cache-imports"):
+        read_order("dockerfile.v0", {"cache-imports": text})
+
+
 # -- exporters --------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +193,7 @@ def test_exporters_are_typed() -> None:
         ("image", {"push": "perhaps", "name": "x"}, "non-bool"),
         ("oci", {"compression": "estargz"}, "estargz"),
         ("oci", {"compression-level": "high"}, "compression-level"),
+        ("oci", {"compression-level": "9" * 5000}, "compression-level"),
         ("local", {"mode": "move"}, "mode"),
     ],
 )

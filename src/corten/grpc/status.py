@@ -120,7 +120,7 @@ _RESETS = {
 
 
 def of_http(status: str) -> GrpcError:
-    number = int(status) if status.isdigit() and len(status) == 3 else 0
+    number = int(status) if status.isascii() and status.isdigit() and len(status) == 3 else 0
     return GrpcError(_HTTP.get(number, Code.UNKNOWN), f"the other side answered with HTTP status {status[:20]}")
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from corten.dockerapi.build import BuildQuery, number
 from corten.dockerapi.container import Ulimit
@@ -287,9 +288,16 @@ def _caches(attributes: Mapping[str, str]) -> Iterator[CacheEntry]:
     text = attributes.get("cache-imports", "")
     if text:
         try:
-            entries = json.loads(text)
-            yield from (CacheEntry(item.get("Type", ""), dict(item.get("Attrs") or {})) for item in entries)
-        except (ValueError, AttributeError, TypeError):
+            yield from [_cache(item) for item in json.loads(text)]
+        except (ValueError, AttributeError, TypeError, RecursionError):
             raise InvalidParameter(f"failed to unmarshal cache-imports ({text[:100]!r})") from None
     for name in filter(None, attributes.get("cache-from", "").split(",")):
         yield CacheEntry("registry", {"ref": name})
+
+
+def _cache(item: Any) -> CacheEntry:
+    """Errors: AttributeError, TypeError for anything else than strings."""
+    kind, attributes = item.get("Type", ""), dict(item.get("Attrs") or {})
+    if not all(isinstance(text, str) for text in (kind, *attributes, *attributes.values())):
+        raise TypeError("no string")
+    return CacheEntry(kind, attributes)

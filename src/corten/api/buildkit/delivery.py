@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from corten.api.buildkit.attributes import Attestations, CacheEntry
-from corten.api.buildkit.exporters import FILES, Output
+from corten.api.buildkit.exporters import FILES, Output, compression_level
 from corten.build.workshop import Cancelled
 from corten.dockerapi.build import BuildQuery
 from corten.dockerapi.build_request import OutputRequest, Result
@@ -188,7 +188,6 @@ class Delivery:
         images = [Result(item.image, item.build) for item in self._built]
         if cache.attributes.get("mode") == "max":
             images += [Result(image) for image in dict.fromkeys(image for item in self._built for image in item.stages)]
-        level = cache.attributes.get("compression-level")
         request = OutputRequest(
             images=images,
             format="oci" if cache.type == "local" else "registry",
@@ -196,7 +195,7 @@ class Delivery:
             cache=True,
             annotations=[f"index:{CACHE_NOTE}=1"] if len(images) > 1 else [],
             compression=cache.attributes.get("compression", "uncompressed" if cache.type == "local" else ""),
-            level=int(level) if level else None,
+            level=compression_level(cache.attributes),
             oci_types=cache.attributes.get("oci-mediatypes", "true") == "true",
         )
         title = "exporting cache to client directory" if cache.type == "local" else "exporting cache to registry"
@@ -257,6 +256,4 @@ def _check_values(attributes: Mapping[str, str]) -> None:
     ):
         if attributes.get(name, allowed[0]) not in allowed:
             raise InvalidParameter(f"invalid {name} of a cache exporter: {attributes[name]}")
-    level = attributes.get("compression-level", "")
-    if level and not (level.isascii() and level.isdigit()):
-        raise InvalidParameter(f"invalid compression-level of a cache exporter: {level}")
+    compression_level(attributes)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from corten.api.buildkit.attributes import Attestations
+from corten.dockerapi.build import number
 from corten.errors import InvalidParameter
 
 STORED = frozenset({"moby", "image"})
@@ -100,9 +101,6 @@ def _packed(number: int, kind: str, attributes: Mapping[str, str]) -> Output:
     if compression == "estargz":
         raise InvalidParameter(f"exporter {kind}: compression estargz is not supported: gzip, zstd, uncompressed are")
     forced = _flag(attributes.get("force-compression", ""), "force-compression")
-    level = attributes.get("compression-level", "")
-    if level and not (level.isascii() and level.isdigit()):
-        raise InvalidParameter(f"exporter {kind}: invalid compression-level {level}")
     names = tuple(item for item in attributes.get("name", "").split(",") if item)
     push = _flag(attributes.get("push", ""), "push")
     if push and not names:
@@ -115,13 +113,19 @@ def _packed(number: int, kind: str, attributes: Mapping[str, str]) -> Output:
         by_digest=_flag(attributes.get("push-by-digest", ""), "push-by-digest"),
         insecure=_flag(attributes.get("registry.insecure", ""), "registry.insecure"),
         compression=compression or ("gzip" if forced else ""),
-        level=int(level) if level else None,
+        level=compression_level(attributes),
         oci_types=_flag(attributes.get("oci-mediatypes", "true"), "oci-mediatypes"),
         rewrite_times=_flag(attributes.get("rewrite-timestamp", ""), "rewrite-timestamp"),
         epoch=attributes.get("source-date-epoch", ""),
         as_files=kind in ARCHIVES and not _flag(attributes.get("tar", "true"), "tar"),
         annotations=tuple(annotations),
     )
+
+
+def compression_level(attributes: Mapping[str, str]) -> int | None:
+    """Errors: InvalidParameter."""
+    text = attributes.get("compression-level", "")
+    return number(text, "compression-level") if text else None
 
 
 def _flag(text: str, name: str) -> bool:
