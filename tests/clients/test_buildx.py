@@ -185,6 +185,28 @@ def test_mistakes_are_named(daemon: Daemon, tmp_path: Path, text: str, words: tu
     assert not daemon.docker("ps", "-aq").stdout
 
 
+def test_contents_that_were_replaced_behind_the_same_size_and_time(daemon: Daemon, tmp_path: Path) -> None:
+    """As tools do that give every file the same time; the step that needs them is made of what is there now."""
+    names = [f"f{number}" for number in range(4)]
+
+    def write(text: str) -> None:
+        for name in names:
+            (tmp_path / name).write_text(text)
+            os.utime(tmp_path / name, (10**9, 10**9))
+
+    write("one")
+    build_text(daemon, tmp_path, "FROM busybox\nCOPY f* /a/\n", "-t", "first")
+    write("two")
+    build_text(daemon, tmp_path, "FROM busybox\nCOPY f* /b/\nRUN cat /b/* > /c\n", "-t", "second")
+    assert shown(daemon, "second", "cat", "/c", "/b/f0") == "two" * 5
+    # what is known of them now is true
+    again = build_text(daemon, tmp_path, "FROM busybox\nCOPY f* /b/\nRUN cat /b/* > /c\n")
+    assert again.count("CACHED") == 2
+    write("one")
+    build_text(daemon, tmp_path, "FROM busybox\nRUN --mount=target=/m cat /m/f* > /d\n", "-t", "third")
+    assert shown(daemon, "third", "cat", "/d") == "one" * 4
+
+
 def test_a_cache_that_cannot_be_written_is_refused(daemon: Daemon, project: Path, tmp_path: Path) -> None:
     said = build(daemon, "--cache-to", "type=azblob,name=x,account_url=y", project, check=False)
     assert "unknown cache exporter: 'azblob'" in said

@@ -215,20 +215,26 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_remembered_content_that_is_another_one_now(tmp_path: Path) -> None:
-    """The file's time was put back: what was said of it must not stand."""
+    """The file's time was put back: what was said of it, and of others, is asked for anew by whoever built on it."""
     known = Remembered()
+    changed = {**FILES, "a": b"FIRST", "d/e/f": b"DEEP"}
 
     async def work() -> None:
         async with client(Sender(LISTED, FILES).handlers) as (session, _), opened(session, tmp_path, known) as context:
-            await asyncio.to_thread(digest, context, "a")
-        sender = Sender(LISTED, {**FILES, "a": b"FIRST"})
-        async with client(sender.handlers) as (session, _), opened(session, tmp_path, known) as context:
-            await asyncio.to_thread(digest, context, "a")
-            with pytest.raises(Conflict, match="a was changed"):
-                await asyncio.to_thread(content, context, "a")
-        sender = Sender(LISTED, {**FILES, "a": b"FIRST"})
-        async with client(sender.handlers) as (session, _), opened(session, tmp_path, known) as context:
+            for path in ("a", "d/e/f"):
+                await asyncio.to_thread(digest, context, path)
+        async with (
+            client(Sender(LISTED, changed).handlers) as (session, _),
+            opened(session, tmp_path, known) as context,
+        ):
+            for path in ("a", "d/e/f"):
+                assert await asyncio.to_thread(digest, context, path) == hashlib.sha256(FILES[path]).digest()
+            assert context.revision == 0
             assert await asyncio.to_thread(content, context, "a") == b"FIRST"
+            assert context.revision == 1
+            for path in ("a", "d/e/f"):
+                assert await asyncio.to_thread(digest, context, path) == hashlib.sha256(changed[path]).digest()
+            assert context.revision == 1
 
     run(work)
 

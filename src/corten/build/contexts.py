@@ -6,7 +6,7 @@ means by it.  Source: docs.docker.com, "docker buildx build", ``--build-context`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -45,6 +45,20 @@ class Giving(Protocol):
         and attributes and must leave the content alone.  None when there is none, or somebody has it.
         """
         ...
+
+
+@runtime_checkable
+class Revised(Protocol):
+    """A tree that tells digests from memory, and may learn that one was wrong when it has the content."""
+
+    @property
+    def revision(self) -> int:
+        """How often that was so: whoever has asked for digests before has to ask again."""
+        ...
+
+
+def revision(trees: Iterable[Tree]) -> int:
+    return sum(tree.revision for tree in trees if isinstance(tree, Revised))
 
 
 def narrowed(tree: Tree, patterns: Sequence[str]) -> Tree:

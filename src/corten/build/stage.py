@@ -13,6 +13,7 @@ from corten.build import config
 from corten.build.arguments import PROXIES
 from corten.build.cache import key_of
 from corten.build.config import State
+from corten.build.contexts import revision
 from corten.build.layer_tar import NOTHING, LayerTar, Wanted
 from corten.build.selection import Source, digest_of
 from corten.build.step_names import StepNames
@@ -21,6 +22,7 @@ from corten.build.workshop import BuildFailed
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.parser import parse_trigger
 from corten.dockerfile.words import WordError, expand, expand_words
+from corten.errors import Conflict
 from corten.image import run_config
 from corten.image.pipes import iterated
 from corten.image.register import NewImage
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from corten.image.metadata import Layer
 
 Inputs = dict[str, str]
+_ATTEMPTS = 3  # at a step whose context's files are not what it had remembered
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"  # as clients of the classic builder expect the error stream
 
 
@@ -55,6 +58,10 @@ class Made:
     witness: str = ""
 
 
+class _Outdated(Exception):
+    """The step's key was made of digests that are not those of the contents."""
+
+
 class StageRun:
     """Executes a stage; use once, in one thread."""
 
@@ -65,6 +72,7 @@ class StageRun:
         self.arguments: dict[str, str | None] = {}
         self._has_command = False
         self._place = ""
+        self._revision = 0  # of the contexts when the step began
         self._step: Step | None = None
         self._names = StepNames(
             stage, build.instructions(stage), self._base_image(), is_alone=len(build.file.stages) == 1
@@ -151,7 +159,7 @@ class StageRun:
             else:
                 self.state = config.begun(state.image, state.document)
         elif (tree := build.named.tree(name)) is not None:
-            self._begin_with(tree)
+            self._settle(lambda: self._begin_with(tree), self.stage.start)
         elif name == "scratch" and name not in build.named:
             return []
         else:
@@ -161,7 +169,7 @@ class StageRun:
         run = self.state.run
         return list(run.pop("OnBuild", None) or ())
 
-    def _begin_with(self, tree: Tree) -> None:
+    def _begin_with(self, tree: Tree) -> Made:
         """FROM a named context: an image of one layer with all its files."""
         source = Source(tree, "", tree.node("") or ROOT, "context")
         digest = digest_of(source, NOTHING)
@@ -172,17 +180,37 @@ class StageRun:
 
         line = config.no_operation(self.state.shell, f"COPY dir:{digest} in / ", gap=" ")
         key = key_of("context", digest, str(self.build.platform))
-        self._commit(Made(line, key, layer), self.stage.start)
+        return Made(line, key, layer)
 
     def _execute(self, instruction: ins.Instruction) -> None:
         self.build.cancellation.check()
         try:
             action = _ACTIONS[type(instruction)]
-            made = action(self, instruction)
-            if made is not None:
-                self._commit(made, instruction)
+            self._settle(lambda: action(self, instruction), instruction)
         except WordError as error:
             raise instruction.line.error(f"failed to process {instruction.original!r}: {error}") from None
+
+    def _settle(self, action: Callable[[], Made | None], instruction: ins.Instruction) -> None:
+        """Commit what the action gives; anew when a context had remembered another content than it has.
+
+        Errors: Conflict when that does not end.
+        """
+        place = self._place
+        for _ in range(_ATTEMPTS):
+            self._revision = self._seen_revision()
+            made = action()
+            if made is None:
+                return
+            self._place = place
+            try:
+                self._commit(made, instruction)
+                return
+            except _Outdated:
+                self.build.cancellation.check()
+        raise Conflict(f"files of the context change while {instruction.original!r} copies them")
+
+    def _seen_revision(self) -> int:
+        return revision((self.build.context, *self.build.named.trees.values()))
 
     # -- words --------------------------------------------------------------------------------------------------------
 
@@ -262,6 +290,8 @@ class StageRun:
                 else:
                     intake.discard(staged)
             build.cancellation.check()
+            if self._seen_revision() != self._revision:
+                raise _Outdated
             document = config.child_document(
                 state,
                 state.run,

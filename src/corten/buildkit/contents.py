@@ -98,6 +98,8 @@ class Contents:
         self._next = 0  # place of the first content that has not been looked at when asking ahead
         self._position = 0  # of the content that was needed last
         self._needs_bytes = False
+        self._trusts = True  # what earlier builds had
+        self.revision = 0  # how often that was wrong
         self._failure: CortenError | None = None
         self._news: asyncio.Future[None] = session.loop.create_future()
         self.report: Callable[[int], None] | None = None  # told how many bytes have come
@@ -199,11 +201,18 @@ class Contents:
             raise _changed(content)
         digest = content.hasher.digest()
         if content.digest not in (None, digest):
-            content.entry.digest = None
-            raise _changed(content)
+            self._distrust()
         content.digest = digest
-        content.is_here = True
+        content.is_here = True  # whoever sees that sees the revision, too
         remember(content.entry, digest)
+
+    def _distrust(self) -> None:
+        """A content is another one than an earlier build had under the same name, size and time: so may others be."""
+        self._trusts = False
+        for content in self._all:
+            if not content.is_here:
+                content.digest = None
+        self.revision += 1
 
     # -- what is needed -----------------------------------------------------------------------------------------------
 
@@ -256,19 +265,17 @@ class Contents:
         await self._sync.ask([content.number])
         await self._ask(content.index + 1)
 
-    @staticmethod
-    def _remembered(content: Content) -> bytes | None:
-        if content.digest is None:
+    def _remembered(self, content: Content) -> bytes | None:
+        if content.digest is None and self._trusts:
             content.digest = content.entry.digest  # another build may have had it meanwhile
         return content.digest
 
     def digest(self, content: Content) -> bytes:
         """SHA-256, from memory or from what comes."""
         self._position = content.index
-        if self._remembered(content) is None:
+        while (digest := self._remembered(content)) is None:
             self._session.wait_for(self._more(content, content.size, needs_bytes=False))
-        assert content.digest is not None
-        return content.digest
+        return digest
 
     def chunks(self, content: Content) -> Iterator[bytes]:
         """As they come; the last one when the whole is what it should be."""

@@ -47,6 +47,11 @@ class SessionContext(Context):
         """Bytes of contents that have come."""
         return self._contents.transferred
 
+    @property
+    def revision(self) -> int:
+        """See ``Revised``."""
+        return self._contents.revision
+
     def report_to(self, report: Callable[[int], None]) -> None:
         """Have somebody told of them, on the loop, from time to time."""
         self._contents.report = report

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
-from corten.build.contexts import BuildContext
+from corten.build.contexts import BuildContext, revision
 from corten.build.loops import on_loop
 from corten.build.selection import followed
 from corten.build.tree import Node, Tree
@@ -62,6 +62,13 @@ class NarrowContext:
                     part.error = error
                     raise
             return part.context
+
+    @property
+    def revision(self) -> int:
+        """See ``Revised``."""
+        with self._lock:
+            parts = [part.context for part in self._parts.values()]
+        return revision(part for part in parts if part is not None)
 
     def node(self, path: str) -> Node | None:
         return self._part(()).node(path)
