@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import os
 import tarfile
@@ -19,7 +21,8 @@ from corten.build.context import Context
 from corten.build.owners import read_mode
 from corten.build.selection import MissingSource
 from corten.build.small_files import read
-from corten.build.tree import Node, cleaned, resolve
+from corten.build.tree import Node, RootTree, cleaned, resolve
+from corten.build.workshop import Cancelled
 from corten.errors import Conflict, CortenError, DataLoss, InvalidParameter
 from corten.image import tarheader as header
 from corten.image.pipes import iterated
@@ -210,6 +213,34 @@ def test_copies_out_of_a_stage_hit_the_cache_when_the_stage_was_built_anew_with_
     run = place.build(text, arguments={"A": "2"})
     assert place.workshop.ran == ["write f same"] * 2
     assert "COPY --from=one /f /g\n ---> Using cache" in run.text
+
+
+def test_a_cancelled_copy_leaves_no_file_of_the_stage_open(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "FROM base AS o\nCOPY large /large\nFROM base\nCOPY --from=o /large /y\n"
+    run = place.start(text, {"large": os.urandom(8 << 20)})
+    read, opened = RootTree.chunks, itertools.count()
+
+    def chunks(tree: RootTree, path: str, node: Node) -> Iterator[bytes]:
+        is_copy = path == "large" and next(opened) > 0  # the first time its digest is made
+        for number, chunk in enumerate(read(tree, path, node)):
+            if number == 2 and is_copy:
+                run.cancellation.cancel()
+            yield chunk
+
+    monkeypatch.setattr(RootTree, "chunks", chunks)
+    gc.disable()
+    try:
+        with pytest.raises(Cancelled) as kept:  # with all that its frames hold
+            run.finish()
+        names = [
+            os.readlink(f"/proc/self/fd/{name}")
+            for name in os.listdir("/proc/self/fd")
+            if name.isdigit() and os.path.islink(f"/proc/self/fd/{name}")
+        ]
+        assert not [name for name in names if name.endswith("/large")]
+        del kept
+    finally:
+        gc.enable()
 
 
 # -- archives ---------------------------------------------------------------------------------------------------------

@@ -122,6 +122,22 @@ def test_a_body_that_is_cut_short_is_no_file(site: Any) -> None:
         b"".join(fetch.fetch(f"{site.url}/f", Cancellation(), host_network=True).chunks)
 
 
+def test_a_silent_host_does_not_hold_a_cancelled_build() -> None:
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # its queue is full: what comes now has no answer
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        cancellation = Cancellation()
+        threading.Timer(0.3, cancellation.cancel).start()
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            fetch.fetch(f"http://127.0.0.1:{deaf.getsockname()[1]}/x", cancellation, host_network=True)
+        assert time.monotonic() - began < 5
+
+
 def test_a_slow_server_does_not_hold_a_cancelled_build(site: Any) -> None:
     site.pages["/slow"] = (200, {"Content-Length": "100"}, b"some")
     cancellation = Cancellation()

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
 import http.client
 import ipaddress
+import os
 import posixpath
+import select
 import socket
+import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from corten import tls
 from corten.build.workshop import Cancellation
@@ -23,6 +28,7 @@ from corten.errors import Forbidden, InvalidParameter, Unavailable
 
 _MAX_REDIRECTS = 10
 _TIMEOUT_S = 60.0
+_GLANCE_S = 0.1  # so soon is noticed that a build is cancelled
 _CHUNK = 1 << 20
 MAX_BYTES = 64 << 30
 
@@ -109,7 +115,7 @@ def _request(
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
 
     def connect(address: tuple[str, int], timeout: float, source: object = None) -> socket.socket:
-        return _connect(url, address, timeout, host_network=host_network)
+        return _connect(url, address, timeout, cancellation, host_network=host_network)
 
     connection._create_connection = connect  # type: ignore[attr-defined]
     path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
@@ -130,7 +136,9 @@ def _request(
         raise
 
 
-def _connect(url: str, address: tuple[str, int], timeout: float, *, host_network: bool) -> socket.socket:
+def _connect(
+    url: str, address: tuple[str, int], timeout: float, cancellation: Cancellation, *, host_network: bool
+) -> socket.socket:
     problem: OSError | None = None
     for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
         if not host_network and is_ours(str(place[0])):
@@ -140,13 +148,37 @@ def _connect(url: str, address: tuple[str, int], timeout: float, *, host_network
             )
         sock = socket.socket(family, kind, protocol)
         try:
+            _reach(sock, place, timeout, cancellation)
             sock.settimeout(timeout)
-            sock.connect(place)
             return sock
         except OSError as error:
             sock.close()
             problem = error
+        except BaseException:
+            sock.close()
+            raise
     raise problem or OSError("the name has no address")
+
+
+def _reach(sock: socket.socket, place: Any, timeout: float, cancellation: Cancellation) -> None:
+    """Connect; a cancelled build does not wait for a host that is silent.  Errors: OSError, Cancelled."""
+    sock.setblocking(False)
+    code = sock.connect_ex(place)
+    deadline = time.monotonic() + timeout
+    while code == errno.EINPROGRESS:
+        cancellation.check()
+        if time.monotonic() > deadline:
+            code = errno.ETIMEDOUT
+        elif _is_settled(sock):
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _is_settled(sock: socket.socket) -> bool:
+    waiting = select.poll()  # not select, whose descriptors end at 1024
+    waiting.register(sock, select.POLLOUT)
+    return bool(waiting.poll(_GLANCE_S * 1000))
 
 
 def is_ours(text: str) -> bool:

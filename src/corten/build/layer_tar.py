@@ -7,7 +7,7 @@ exist (they keep owner and mode), and whether the target is a directory.  Everyt
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from corten.build.contexts import Giving
@@ -71,8 +71,8 @@ class LayerTar:
         self._members = 0
         self.given: dict[int, int] = {}  # see ``image.extract.ExtractOptions``; filled while the archive is made
 
-    def chunks(self) -> Iterator[bytes]:
-        """The archive.
+    def chunks(self) -> Generator[bytes, None, None]:
+        """The archive; who does not read it to its end closes it.
 
         Errors: Conflict (a directory is needed where a file is), InvalidParameter, DataLoss (bad archive).
         """

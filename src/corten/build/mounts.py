@@ -214,12 +214,18 @@ class RunMounts:
             yield place if source.node.is_directory else f"{place}/{source.name}"
 
     def _unpack(self, source: Source, place: str | Path) -> None:
-        chunks = LayerTar(Wanted([source], "/", True, self._build.now_ns()), None).chunks()
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        tar = LayerTar(Wanted([source], "/", True, self._build.now_ns()), None)
         try:
-            untar_into(descriptor, _Stream(chunks))  # type: ignore[arg-type]
+            with contextlib.closing(tar.chunks()) as chunks:
+                untar_into(descriptor, _Stream(self._watched(chunks)))  # type: ignore[arg-type]
         finally:
             os.close(descriptor)
+
+    def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._build.cancellation.check()
+            yield chunk
 
     def _cache_name(self, mount: dict[str, str]) -> str:
         namespace = filter(None, (self._build.options.cache_namespace,))

@@ -302,7 +302,11 @@ class TransferStep:
                 exclude=self._exclude,
             )
             tar = LayerTar(wanted, base)
-            with read_ahead(iterated(self._watched(tar.chunks()))) as source:  # beside hashing and writing
+            # closed here: an error would keep it, and with it an open file of a root, until garbage is collected
+            with (
+                contextlib.closing(tar.chunks()) as chunks,
+                read_ahead(iterated(self._watched(chunks))) as source,  # beside hashing and writing
+            ):
                 return intake.stage(source, parent, given=tar.given)
 
     def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
