@@ -7,7 +7,11 @@ request itself comes along unread, for the few occasions that need it.
 from __future__ import annotations
 
 import marshal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from corten.shim.protocol import Packet
+    from corten.shim.streams import Streams
 
 RUNNING = b"running"
 FAILED = b"failed"
@@ -41,3 +45,9 @@ def wants(description: dict[str, Any]) -> int:
         | (WITH_STDOUT if description["stdout"] else 0)
         | (WITH_STDERR if description["stderr"] else 0)
     )
+
+
+def attach(streams: Streams, packet: Packet) -> None:
+    """The client that a packet describes, to what its program writes and reads; its socket comes with the packet."""
+    header = packet.header
+    streams.attach(packet.descriptors.pop(0), wants(header), bytes.fromhex(header["detach_keys"]))

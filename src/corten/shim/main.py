@@ -34,36 +34,25 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from corten.errors import Conflict, CortenError, NotFound, NotModified
-from corten.runtime import execution, terminal
+from corten.errors import Conflict, NotFound, NotModified
+from corten.runtime import terminal
 from corten.shim import ending, handover, launch, protocol, self_care
-from corten.shim.children import SIGKILL, Children
+from corten.shim.children import Children
 from corten.shim.control import Control, Reply
+from corten.shim.execs import Execs
 from corten.shim.handover import FAILED, RUNNING
-from corten.shim.helper import Helper, Program, Result
+from corten.shim.helper import Helper, Result
+from corten.shim.helpers import Helpers
 from corten.shim.log import Log
 from corten.shim.loop import EpollLoop
 from corten.shim.making import become_maker
-from corten.shim.pipes import Pipes
 from corten.shim.protocol import Packet
 from corten.shim.streams import Streams
 from corten.shim.working_set import WorkingSet
 
 # someone outside the container may hold the program's pipes open: its output is waited for this long after its end
 _DRAIN_S = 1.0
-_EXEC_DRAIN_S = 2.0
 _HELPERS_S = 2.0
-
-
-class Exec:
-    """A further program of the container."""
-
-    __slots__ = ("code", "pid", "streams")
-
-    def __init__(self, pid: int, streams: Streams) -> None:
-        self.pid = pid
-        self.streams = streams
-        self.code = -1
 
 
 class Shim:
@@ -81,8 +70,8 @@ class Shim:
         self._request = b""
         self._listener = self._spec_fd = -1
         self._known_place: launch.Place | None = None
-        self._helpers = 0
-        self._execs: dict[str, Exec] = {}
+        self._helpers = Helpers(self._loop, self._claim)
+        self._execs = Execs(self._loop, self._helpers, self._control.broadcast)
         self._streams: Streams | None = None
         self._log: Log | None = None
         self._pid = 0
@@ -139,7 +128,7 @@ class Shim:
             drop_slow=bool(flags & handover.DROP_SLOW),
             stdin_once=bool(flags & handover.STDIN_ONCE),
         )
-        streams.on_detached = lambda: self._tell_detached("")
+        streams.on_detached = lambda: self._control.broadcast({"event": "detach", "id": ""})
         streams.connect(rest[:count])
         if flags & handover.ORPHANS:
             self_care.adopt_orphans()
@@ -192,82 +181,26 @@ class Shim:
 
     # -- helpers and children -----------------------------------------------------------------------------------------
 
-    def _help(
-        self,
-        work: Callable[[], Result],
-        reply: Reply,
-        then: Callable[[Result], dict[str, Any]] = lambda result: result[0],
-        failed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Have work done in a child; ``then`` makes the answer of its result."""
-        self._await(Helper(work), reply, then, failed)
-
-    def _await(
-        self,
-        helper: Helper | Program,
-        reply: Reply,
-        then: Callable[[Result], dict[str, Any]],
-        failed: Callable[[], None],
-    ) -> None:
-        self._helpers += 1
-        self._watch(helper, reply, then, failed)
-
-    def _watch(
-        self,
-        helper: Helper | Program,
-        reply: Reply,
-        then: Callable[[Result], dict[str, Any]],
-        failed: Callable[[], None],
-    ) -> None:
-        # nothing here may refer to itself: a shim collects no cycles
-        self._loop.watch(helper.fileno(), select.EPOLLIN, lambda events: self._told(helper, reply, then, failed))
-
-    def _told(
-        self,
-        helper: Helper | Program,
-        reply: Reply,
-        then: Callable[[Result], dict[str, Any]],
-        failed: Callable[[], None],
-    ) -> None:
-        self._loop.forget(helper.fileno())
-        try:
-            result = helper.result()
-            if result is None:
-                self._watch(helper, reply, then, failed)
-                return
-            answer = then(result)
-        except (CortenError, OSError, ValueError) as error:
-            failed()
-            answer = {"error": protocol.describe_error(error)}
-        self._helpers -= 1
-        reply(answer)
-        self._claim()
-
     def _work(self, work: Callable[[launch.Place], Result], reply: Reply) -> None:
         self._check_running()
         place = self._place()
-        self._help(lambda: work(place), reply)
+        self._helpers.ask(Helper(lambda: work(place)), reply)
 
     def _claim(self) -> None:
         """Act on the ends of those we know.  A helper may still have to tell us who its child was."""
-        for exec_id, entry in list(self._execs.items()):
-            if entry.code < 0 and self._children.has_ended(entry.pid):
-                self._exec_ended(exec_id, entry, self._children.take(entry.pid))
+        self._execs.claim(self._children)
         if self._running and self._children.has_ended(self._pid):
-            if not self._helpers:
+            if not self._helpers.count:
                 self._ended()
             elif not self._is_waiting:
                 # who asked for what a helper does now, say to resume what had been killed, shall have the answer first
                 self._is_waiting = True
                 self._loop.call_later(_HELPERS_S, self._ended)
-        elif not self._helpers and self._running:
+        elif not self._helpers.count and self._running:
             self._children.forget()
 
     def _tell_log_error(self) -> None:
         self._control.broadcast({"event": "log-error", "dropped": self._dropped()})
-
-    def _tell_detached(self, exec_id: str) -> None:
-        self._control.broadcast({"event": "detach", "id": exec_id})
 
     def _dropped(self) -> int:
         return self._log.dropped if self._log is not None else 0
@@ -281,50 +214,13 @@ class Shim:
     def _op_attach(self, packet: Packet, reply: Reply) -> None:
         self._check_running()
         assert self._streams is not None
-        self._attach_to(self._streams, packet)
+        handover.attach(self._streams, packet)
         reply({})
-
-    @staticmethod
-    def _attach_to(streams: Streams, packet: Packet) -> None:
-        header = packet.header
-        streams.attach(packet.descriptors.pop(0), handover.wants(header), bytes.fromhex(header["detach_keys"]))
 
     def _op_exec(self, packet: Packet, reply: Reply) -> None:
         self._check_running()
         self_care.adopt_orphans()  # the helper leaves its program to us
-        place, header = self._place(), packet.header
-        exec_id, pid, process = header["id"], self._pid, packet.payload()
-        tty = bool(header["tty"])
-        streams = Streams(self._loop, tty=tty, sink=None, drop_slow=False, stdin_once=True)
-        streams.on_detached = lambda: self._tell_detached(exec_id)
-        if packet.descriptors:
-            self._attach_to(streams, packet)
-        pipes = Pipes(tty=tty, with_input=header["stdin"])
-        theirs = pipes.theirs
-        if not tty:
-            streams.connect(pipes.ours)
-
-        def made(result: Result) -> dict[str, Any]:
-            document, descriptors = result
-            if tty:
-                streams.connect(descriptors)
-            self._execs[exec_id] = Exec(document["pid"], streams)
-            return document
-
-        try:
-            helper: Helper | Program
-            if not place.runtime and execution.can_be_born_inside(pid):
-                helper = Program(
-                    pid, lambda target, channel: launch.become(place, pid, target, process, theirs, channel)
-                )
-            else:
-                helper = Helper(lambda: launch.execute(place, pid, process, theirs))
-            self._await(helper, reply, made, streams.close)
-        except BaseException:
-            streams.close()
-            raise
-        finally:
-            pipes.close_theirs()
+        self._execs.begin(self._place(), self._pid, packet, reply)
 
     def _op_pause(self, packet: Packet, reply: Reply) -> None:
         self._work(launch.freeze, reply)
@@ -333,20 +229,13 @@ class Shim:
         self._work(launch.thaw, reply)
 
     def _op_exec_kill(self, packet: Packet, reply: Reply) -> None:
-        entry = self._execs.get(packet.header["id"])
-        if entry is None or entry.code >= 0:
-            raise NotModified("the program has ended")
-        os.kill(entry.pid, packet.header["signal"])  # ours and not yet waited for: the number is still its own
+        self._execs.kill(packet.header["id"], packet.header["signal"])
         reply({})
 
     def _op_resize(self, packet: Packet, reply: Reply) -> None:
         header = packet.header
         self._check_running()
-        streams = self._streams
-        if header["id"]:
-            if header["id"] not in self._execs:
-                raise NotFound(f"No such exec instance: {header['id']}")
-            streams = self._execs[header["id"]].streams
+        streams = self._execs.streams(header["id"]) if header["id"] else self._streams
         if streams is not None and streams.console >= 0:
             terminal.set_size(streams.console, header["height"], header["width"])
         reply({})
@@ -382,28 +271,11 @@ class Shim:
         reply({})
 
     def _op_state(self, packet: Packet, reply: Reply) -> None:
-        execs = {exec_id: entry.pid for exec_id, entry in self._execs.items()}
-        reply({"pid": self._pid, "started_ns": self._started_ns, "execs": execs, "dropped": self._dropped()})
+        reply(
+            {"pid": self._pid, "started_ns": self._started_ns, "execs": self._execs.pids(), "dropped": self._dropped()}
+        )
 
     # -- ends ---------------------------------------------------------------------------------------------------------
-
-    def _exec_ended(self, exec_id: str, entry: Exec, code: int) -> None:
-        """Its last output may still be on its way through the pty, or another process may hold the pipe."""
-        entry.code = code
-        entry.streams.take_present()
-        if not entry.streams.has_outputs:
-            self._finish_exec(exec_id, entry)
-            return
-        entry.streams.on_outputs_ended = lambda: self._finish_exec(exec_id, entry)
-        self._loop.call_later(_EXEC_DRAIN_S, lambda: self._finish_exec(exec_id, entry))
-
-    def _finish_exec(self, exec_id: str, entry: Exec) -> None:
-        if self._execs.get(exec_id) is not entry:
-            return
-        del self._execs[exec_id]
-        # first the code, then the end of the stream: whoever sees the end may ask for the code
-        self._control.broadcast({"event": "exec-exit", "id": exec_id, "code": entry.code})
-        entry.streams.end()
 
     def _ended(self) -> None:
         """The program has ended: finish the log, take everything away, write it down, tell everyone."""
@@ -420,11 +292,7 @@ class Shim:
         if self._log is not None:
             self._log.finish()
         self._children.collect()
-        for exec_id, entry in list(self._execs.items()):
-            if entry.code < 0:
-                entry.code = self._children.take(entry.pid, 128 + SIGKILL)
-            entry.streams.take_present()
-            self._finish_exec(exec_id, entry)
+        self._execs.end_all(self._children)
         problems = ending.clear(place, cgroup)
         if place.last_hooks:
             problems += ending.run_last_hooks(place, self._pid)
