@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from corten.errors import InvalidParameter
-from corten.runtime import hooks, init, tiny_init
+from corten.runtime import child, hooks, tiny_init
 from corten.runtime.defaults import default_spec
 from corten.runtime.handshake import Channel
-from corten.runtime.init import Init, InitRequest
+from corten.runtime.init import Init
+from corten.runtime.init_request import InitRequest
 from corten.runtime.sources import Sources
 
 
@@ -58,7 +59,7 @@ def test_when_the_host_has_to_act() -> None:
 
 def test_frozen_imports_fail() -> None:
     code = (
-        "from corten.runtime.init import freeze_imports; freeze_imports()\n"
+        "from corten.runtime.child import freeze_imports; freeze_imports()\n"
         "try:\n import colorsys\nexcept ImportError:\n print('refused')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -67,7 +68,7 @@ def test_frozen_imports_fail() -> None:
 
 def test_signals_are_reset() -> None:
     code = (
-        "import signal\nfrom corten.runtime.init import reset_signals\n"
+        "import signal\nfrom corten.runtime.child import reset_signals\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGUSR1, print)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
         "reset_signals()\nprint(open('/proc/self/status').read())\n"
@@ -84,7 +85,7 @@ def test_only_needed_descriptors_stay_open() -> None:
         try:
             opened = [os.dup(0) for _ in range(20)]
             keep = (opened[3], opened[10], -1, opened[10] + 5)
-            init.close_others(opened[0], keep)
+            child.close_others(opened[0], keep)
             left = {descriptor for descriptor in opened if _is_open(descriptor)}
             code = 0 if left == {descriptor for descriptor in keep if descriptor in opened} else 2
         finally:
@@ -101,9 +102,9 @@ def _is_open(descriptor: int) -> bool:
 
 
 def test_descriptors_to_preserve_must_be_open() -> None:
-    init.check_preserved(0)
+    child.check_preserved(0)
     with pytest.raises(InvalidParameter, match=r"descriptor \d+ cannot be preserved: it is not open"):
-        init.check_preserved(100_000)
+        child.check_preserved(100_000)
 
 
 def state() -> dict[str, Any]:

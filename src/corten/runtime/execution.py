@@ -30,9 +30,9 @@ from corten.runtime import (
     terminal,
     users,
 )
+from corten.runtime.child import check_preserved, close_others, freeze_imports, reset_signals
 from corten.runtime.handshake import Channel, Message, shortened
 from corten.runtime.hostproc import HostProc
-from corten.runtime.init import check_preserved, close_others, freeze_imports, reset_signals
 from corten.runtime.privileges import Confinement
 from corten.runtime.seccomp_listener import SeccompListener
 

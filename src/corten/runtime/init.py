@@ -6,18 +6,15 @@ code.  Every step has a name; an error goes to the parent with it.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from corten.cgroup.manager import Cgroup
-from corten.errors import InvalidParameter, SystemFailure
+from corten.errors import SystemFailure
 from corten.linux import pages, paths, user_namespace
 from corten.linux import process as kernel
 from corten.runtime import (
@@ -34,125 +31,12 @@ from corten.runtime import (
     terminal,
     users,
 )
+from corten.runtime.child import begin_session, close_others, freeze_imports
 from corten.runtime.handshake import Channel, Message, shortened
-from corten.runtime.hostproc import HostProc
+from corten.runtime.init_request import InitRequest
 from corten.runtime.privileges import Confinement
-from corten.runtime.seccomp_listener import SeccompListener
 
 _MOST_RANGES = 1200  # of memory, in one message
-
-
-class Ahead(NamedTuple):
-    """What a newborn (``newborn.py``) has done beside its session and its loopback device.
-
-    program:     the compiled seccomp profile, b"" without one
-    filesystems: detached, by their index in ``mounts``
-    procfs:      another descriptor of one of them; -1 when there is none
-    observed:    it tells what memory it has written to
-    """
-
-    program: bytes
-    filesystems: dict[int, int]
-    procfs: int
-    observed: bool
-
-
-class InitRequest(NamedTuple):
-    """All that init needs; handed over by the fork.
-
-    new:        types of the namespaces that were or are to be made
-    joined:     types of the namespaces that were joined
-    taken:      root and bind sources, which the parent has opened
-    stdio:      descriptors for 0, 1, 2; None with a terminal or to keep the caller's
-    keep:       how many descriptors from 3 on the program inherits
-    gate:       a listening socket whose first client starts the program, -1 to wait on the channel
-    listener:   who gets the seccomp filter, None where the profile hands nothing over
-    timed:      tell how long each step took
-    ahead:      what has been done already; None for who is cloned when all is known
-    """
-
-    spec: dict[str, Any]
-    container_id: str
-    bundle: str
-    cgroup: Cgroup
-    new: frozenset[str]
-    joined: frozenset[str]
-    proc: HostProc
-    taken: sources.Sources
-    stdio: tuple[int, int, int] | None
-    channel: Channel
-    state: dict[str, Any]
-    seccomp_cache: str = ""
-    keep: int = 0
-    gate: int = -1
-    join_cgroup: bool = True
-    die_with_parent: bool = False
-    new_keyring: bool = True
-    listener: SeccompListener | None = None
-    timed: bool = False
-    ahead: Ahead | None = None
-
-    @property
-    def in_user_namespace(self) -> bool:
-        return "user" in self.new or "user" in self.joined
-
-    @property
-    def needs_parent(self) -> bool:
-        """Whether the host's side has to act before init can go on."""
-        return self.in_user_namespace or bool(self.clock_offsets)
-
-    @property
-    def clock_offsets(self) -> dict[str, dict[str, int]]:
-        offsets: dict[str, dict[str, int]] = (self.spec.get("linux") or {}).get("timeOffsets") or {}
-        return offsets if "time" in self.new else {}
-
-
-def begin_session() -> None:
-    """Out of everybody's reach, and without what a program would inherit of the interpreter's."""
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    reset_signals()
-    os.setsid()
-    os.umask(0)
-
-
-def reset_signals() -> None:
-    """Default dispositions and an empty mask: the interpreter ignores some, and ignored ones survive execve."""
-    # the bare module: the other one makes an enum of every answer
-    for number in range(1, signal.NSIG):
-        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
-            with contextlib.suppress(OSError, ValueError):
-                _signal.signal(number, _signal.SIG_DFL)
-    kernel.default_library_signals()
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-
-
-def freeze_imports() -> None:
-    """From here on an import fails instead of running what the container put on the path."""
-    sys.path[:] = []
-    sys.meta_path[:] = []
-    sys.path_hooks[:] = []
-
-
-def check_preserved(count: int) -> None:
-    """Descriptors from 3 on that the program is to inherit: the caller's own, and not what happens to get the number.
-
-    Errors: InvalidParameter for one that is not open.
-    """
-    for descriptor in range(3, 3 + count):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            raise InvalidParameter(f"descriptor {descriptor} cannot be preserved: it is not open") from None
-
-
-def close_others(first: int, needed: tuple[int, ...]) -> None:
-    """Close all descriptors from ``first`` on but those."""
-    for descriptor in sorted(needed):
-        if descriptor >= first:
-            if descriptor > first:
-                kernel.close_range(first, descriptor - 1)
-            first = descriptor + 1
-    kernel.close_range(first)
 
 
 class Init:

@@ -9,64 +9,43 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from corten.errors import Conflict, InvalidParameter, SystemFailure
+from corten.cgroup.manager import Cgroup
+from corten.errors import Conflict, InvalidParameter
 from corten.linux import process as kernel
-from corten.runtime import (
-    groups,
-    hooks,
-    idmap,
-    joining,
-    namespaces,
-    resctrl,
-    seccomp_listener,
-    sources,
-    spec_check,
-    terminal,
-)
-from corten.runtime.handshake import Channel, Message, run_to_exec
+from corten.runtime import groups, hooks, joining, resctrl, seccomp_listener, sources, spec_check
+from corten.runtime.birth import Birth, Born
+from corten.runtime.child import check_preserved
+from corten.runtime.handshake import Channel, run_to_exec
 from corten.runtime.hostproc import HostProc
-from corten.runtime.init import Init, InitRequest, check_preserved
+from corten.runtime.init_request import InitRequest
 from corten.runtime.newborn import Newborn
 from corten.runtime.seccomp_listener import SeccompListener
 
 
 class InitProcess:
-    """A container's first process."""
+    """A container's first process.
 
-    def __init__(
-        self,
-        pid: int,
-        pidfd: int,
-        console_fd: int,
-        request: InitRequest,
-        channel: Channel,
-        *,
-        warnings: list[str],
-        times: list[tuple[str, int]],
-        is_told: bool,
-        share: resctrl.Group | None,
-    ) -> None:
-        """
-        console_fd: the pty's master, -1 without a terminal; the caller owns it
-        warnings:   what the host could not give
-        times:      (step, ns) of init's steps, when they were asked for
-        is_told:    whether it has been told to start
-        share:      its class of cache and memory bandwidth, None without
-        """
-        self.pid = pid
-        self.pidfd = pidfd
-        self.console_fd = console_fd
+    console_fd: the pty's master, -1 without a terminal; the caller owns it
+    warnings:   what the host could not give
+    times:      (step, ns) of init's steps, when they were asked for
+    share:      its class of cache and memory bandwidth, None without
+    """
+
+    def __init__(self, born: Born, request: InitRequest, share: resctrl.Group | None) -> None:
+        self.pid = born.pid
+        self.pidfd = born.pidfd
+        self.console_fd = born.console_fd
+        self.warnings = born.warnings
+        self.times = born.times
         self.cgroup = request.cgroup
         self.spec = request.spec
-        self.warnings = warnings
-        self.times = times
         self.share = share
-        self._state = {**request.state, "pid": pid}
-        self._channel: Channel | None = channel
-        self._is_told = is_told
+        self._state = {**request.state, "pid": born.pid}
+        self._channel: Channel | None = born.channel
+        self._is_told = born.is_told
 
     def start(self) -> None:
         """Let init execute the program.
@@ -154,6 +133,38 @@ def create(
         hooks.load()
     linux = spec.get("linux") or {}
     cgroup = groups.make(linux.get("cgroupsPath") or default_cgroup_path(container_id), linux.get("resources") or {})
+    share = None
+    try:
+        share = resctrl.make(linux.get("intelRdt"), container_id)
+        with _requested(spec, container_id, bundle, cgroup) as (request, channel):
+            request = request._replace(
+                stdio=stdio,
+                seccomp_cache=seccomp_cache,
+                keep=keep_fds,
+                gate=gate,
+                die_with_parent=die_with_parent and not (sibling and joining.needs_helper(request.joined, request.new)),
+                new_keyring=new_keyring,
+                timed=timed,
+            )
+            birth = Birth(
+                request, channel, sibling=sibling, newborn=newborn, at_once=at_once, meanwhile=meanwhile, share=share
+            )
+            born = birth.run()
+    except BaseException:
+        groups.discard(cgroup)
+        if share is not None:
+            share.remove()
+        raise
+    groups.settle(cgroup)
+    return InitProcess(born, request, share)
+
+
+@contextlib.contextmanager
+def _requested(
+    spec: dict[str, Any], container_id: str, bundle: str, cgroup: Cgroup
+) -> Iterator[tuple[InitRequest, Channel]]:
+    """What init is told and our end of the channel to it, which stays open unless the block raises."""
+    linux = spec.get("linux") or {}
     state = {
         "ociVersion": spec["ociVersion"],
         "id": container_id,
@@ -161,222 +172,35 @@ def create(
         "bundle": bundle,
         "annotations": spec.get("annotations") or {},
     }
-    entries = linux.get("namespaces") or []
-    joined = {entry["type"]: entry["path"] for entry in entries if entry.get("path")}
-    share = None
+    entries = linux.get("namespaces") or ()
+    profile = linux.get("seccomp") or {}
+    proc = HostProc()
+    listener = None
     try:
-        share = resctrl.make(linux.get("intelRdt"), container_id)
-        proc = HostProc()
-        profile = linux.get("seccomp") or {}
         listener = SeccompListener(profile, state) if seccomp_listener.is_wanted(profile) else None
         ours, theirs = Channel.pair()
-        request = InitRequest(
-            spec=spec,
-            container_id=container_id,
-            bundle=bundle,
-            cgroup=cgroup,
-            new=frozenset(entry["type"] for entry in entries if not entry.get("path")),
-            joined=frozenset(joined),
-            proc=proc,
-            taken=sources.Sources(),
-            stdio=stdio,
-            channel=theirs,
-            seccomp_cache=seccomp_cache,
-            keep=keep_fds,
-            gate=gate,
-            die_with_parent=die_with_parent,
-            new_keyring=new_keyring,
-            listener=listener,
-            timed=timed,
-            state=state,
-        )
-        if sibling and joining.needs_helper(joined, request.new):
-            request = request._replace(die_with_parent=False)
         try:
-            birth = _Birth(
-                request,
-                joined,
-                ours,
-                sibling=sibling,
-                newborn=newborn,
-                at_once=at_once,
-                meanwhile=meanwhile,
-                share=share,
+            request = InitRequest(
+                spec=spec,
+                container_id=container_id,
+                bundle=bundle,
+                cgroup=cgroup,
+                new=frozenset(entry["type"] for entry in entries if not entry.get("path")),
+                joined=frozenset(entry["type"] for entry in entries if entry.get("path")),
+                proc=proc,
+                taken=sources.Sources(),
+                stdio=None,
+                channel=theirs,
+                state=state,
+                listener=listener,
             )
-            born = birth.run()
+            yield request, ours
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-            proc.close()
-            if listener is not None:
-                listener.close()
-    except BaseException:
-        groups.discard(cgroup)
-        if share is not None:
-            share.remove()
-        raise
-    groups.settle(cgroup)
-    return born
-
-
-class _Birth:
-    """The parent's side until init is ready."""
-
-    def __init__(
-        self,
-        request: InitRequest,
-        joined: dict[str, str],
-        channel: Channel,
-        *,
-        sibling: bool,
-        newborn: Newborn | None,
-        at_once: bool,
-        meanwhile: Callable[[int], None],
-        share: resctrl.Group | None,
-    ) -> None:
-        self._share = share
-        self._newborn = newborn
-        self._at_once = at_once
-        self._is_told = False
-        self._meanwhile = meanwhile
-        self._request = request
-        self._joined = joined
-        self._channel = channel
-        self._sibling = sibling
-        self._linux: dict[str, Any] = request.spec.get("linux") or {}
-        self._warnings: list[str] = []
-
-    def run(self) -> InitProcess:
-        request = self._request
-        # with a user namespace the child may neither open the host's paths nor enter the group by itself
-        into = -1 if request.in_user_namespace else request.cgroup.open_fd()
-        self._request = request = request._replace(join_cgroup=into < 0 and not request.in_user_namespace)
-        flags = 0
-        for kind in request.new:
-            # of the cgroup namespace the child must be in its group first; the time namespace may need its clocks set
-            if kind != "cgroup" and not (kind == "time" and request.clock_offsets):
-                flags |= namespaces.FLAGS[kind]
-        if request.in_user_namespace and request.stdio is not None:
-            terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
-        try:
-            if "mount" in request.new:
-                self._request = request = request._replace(taken=self._take_sources())
-            pid, pidfd = self._call_newborn() if into < 0 else (0, -1)
-            if not pid:
-                pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
-        finally:
-            if into >= 0:
-                os.close(into)
-            request.taken.close()
-        try:
-            document, descriptors = self._accompany(pid)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                kernel.pidfd_send_signal(pidfd, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            os.close(pidfd)
-            raise
-        if self._newborn is not None:
-            self._newborn.touched = [(address, length) for address, length in document["touched"]]
-        return InitProcess(
-            pid,
-            pidfd,
-            descriptors[0] if descriptors else -1,
-            request,
-            self._channel,
-            warnings=[*request.cgroup.warnings, *self._warnings, *document["warnings"]],
-            times=[(name, duration) for name, duration in document["times"]],
-            is_told=self._is_told,
-            share=self._share,
-        )
-
-    def _call_newborn(self) -> tuple[int, int]:
-        """Its (pid, pidfd); (0, -1) when there is none that suits."""
-        newborn = self._newborn
-        if newborn is None:
-            return 0, -1
-        if not newborn.suits(self._request):
-            newborn.dismiss()
-            return 0, -1
-        joined = namespaces.open_joined(self._joined)
-        try:
-            newborn.become(self._request, joined)
-        finally:
-            for descriptor, _ in joined:
-                os.close(descriptor)
-        self._channel.close()
-        self._channel = newborn.channel
-        return newborn.pid, newborn.pidfd
-
-    def _become_init(self, enter: Callable[[], None]) -> None:
-        self._channel.close()
-        Init(self._request, enter).run()
-
-    def _take_sources(self) -> sources.Sources:
-        with idmap.namespace_of(self._linux, self._joined.get("user", "")) as open_namespace:
-            return sources.take(self._request.spec, self._request.bundle, open_namespace)
-
-    def _accompany(self, pid: int) -> tuple[dict[str, Any], list[int]]:
-        """Do the host's part until init is ready; its message and descriptors."""
-        self._set_oom_score(pid)
-        if self._share is not None:
-            with contextlib.suppress(ProcessLookupError):  # init that has ended already says why
-                self._share.join(pid)
-        if not self._request.needs_parent:
-            self._meanwhile(pid)
-            self._tell_at_once()
-        answers: dict[str, Callable[[], Message]] = {
-            Message.ARRIVED: lambda: self._prepare(pid),
-            Message.MOUNTED: lambda: self._run_hooks(pid),
-        }
-        while True:
-            document, descriptors = self._channel.receive()
-            if document is None:
-                raise SystemFailure("container init ended before it was ready", step="handshake")
-            message = document["message"]
-            if message == Message.READY:
-                if self._request.needs_parent:
-                    self._meanwhile(pid)
-                return document, descriptors
-            if message not in answers:
-                raise SystemFailure(f"container init said {message} instead of {Message.READY}", step="handshake")
-            self._channel.send(answers.pop(message)())
-
-    def _tell_at_once(self) -> None:
-        """START lies ready when init gets there, unless hooks have to be waited for."""
-        entries = self._request.spec.get("hooks") or {}
-        if self._at_once and not any(entries.get(name) for name in hooks.OF_THE_RUNTIME):
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                # one that has ended says why
-                self._channel.send(Message.START)
-                self._is_told = True
-
-    def _set_oom_score(self, pid: int) -> None:
-        try:
-            warning = groups.set_oom_score(self._request.proc, str(pid), self._request.spec["process"])
-        except (FileNotFoundError, ProcessLookupError):
-            return  # init has ended already, and says why on the channel
-        if warning:
-            self._warnings.append(warning)
-
-    def _prepare(self, pid: int) -> Message:
-        request = self._request
-        if "user" in request.new:
-            idmap.write_maps(pid, *idmap.from_spec(self._linux))
-        if request.clock_offsets:
-            try:
-                request.proc.write(f"{pid}/timens_offsets", namespaces.clock_offsets(request.clock_offsets))
-            except OSError as error:
-                text = f"cannot set linux.timeOffsets: {(error.strerror or '').lower()}"
-                raise SystemFailure(text, step="time namespace", errno=error.errno or 0) from error
-        if request.in_user_namespace:
-            request.cgroup.apply(pid)
-        return Message.PREPARED
-
-    def _run_hooks(self, pid: int) -> Message:
-        for name in hooks.OF_THE_RUNTIME:
-            hooks.run(self._request.spec.get("hooks") or {}, name, {**self._request.state, "pid": pid})
-        return Message.HOOKED
+    finally:
+        proc.close()
+        if listener is not None:
+            listener.close()

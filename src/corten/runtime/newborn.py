@@ -11,7 +11,7 @@ and makes the control group.  Then it is told to become the container's init.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import contextlib
 import json
 import os
@@ -25,9 +25,11 @@ from corten.linux import pages
 from corten.linux import process as kernel
 from corten.linux.mount import MOUNT_ATTR_RDONLY
 from corten.runtime import mounts, namespaces, seccomp, sources
+from corten.runtime.child import begin_session, close_others
 from corten.runtime.handshake import MOST_DESCRIPTORS, Channel, Message
 from corten.runtime.hostproc import HostProc
-from corten.runtime.init import Ahead, Init, InitRequest, begin_session, close_others
+from corten.runtime.init import Init
+from corten.runtime.init_request import Ahead, InitRequest
 from corten.runtime.mount_options import parse
 
 KINDS = frozenset({"pid", "uts", "ipc", "network", "time"})

@@ -20,7 +20,7 @@ Source: the command line that runc has and others follow (OCI runtime command li
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import _socket
 import array
 import contextlib

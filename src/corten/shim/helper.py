@@ -8,7 +8,7 @@ subreaper.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import _socket
 import contextlib
 import os

@@ -8,7 +8,7 @@ that takes a process with one thread: a child of the spawner makes both and send
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import _socket
 import json
 import os

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import _socket
 import array
 import contextlib
