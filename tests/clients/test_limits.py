@@ -12,6 +12,7 @@ import pytest
 
 from daemons import Daemon
 from machine import CGROUP_PARENT, CGROUPS, EMULATED, v1_controllers
+from waiting import until
 
 pytestmark = [pytest.mark.needs("docker", "busybox")]
 
@@ -68,10 +69,31 @@ def test_a_memory_hog_is_killed_and_it_is_told(daemon: Daemon) -> None:
     assert done.returncode == 137
     state = daemon.inspect("hog")["State"]
     assert (state["OOMKilled"], state["ExitCode"], state["Status"]) == (True, 137, "exited")
-    until = str(int(time.time()) + 1)
+    now = str(int(time.time()) + 1)
     filters = ("--filter", "container=hog", "--format", "{{.Action}}")
-    actions = daemon.docker("events", "--since", since, "--until", until, *filters).stdout.split()
+    actions = daemon.docker("events", "--since", since, "--until", now, *filters).stdout.split()
     assert actions.index("oom") < actions.index("die")
+
+
+def test_memory_that_runs_out_is_told_while_the_container_lives_on(daemon: Daemon) -> None:
+    since = str(int(time.time()) - 1)
+    script = "trap 'exit 3' TERM; sleep 1; tail /dev/zero; sleep 60 & wait"
+    daemon.docker("run", "-d", "--name", "worker", "-m", "24m", "--memory-swap", "24m", "busybox", "sh", "-c", script)
+
+    def actions() -> list[str]:
+        now = f"{time.time():.9f}"
+        filters = ("--filter", "container=worker", "--format", "{{.Action}}")
+        return daemon.docker("events", "--since", since, "--until", now, *filters).stdout.split()
+
+    until(lambda: "oom" in actions(), timeout_s=90 if EMULATED else 30)
+    state = daemon.inspect("worker")["State"]
+    assert (state["Status"], state["OOMKilled"]) == ("running", False)
+    daemon.docker("stop", "worker")
+    state = daemon.inspect("worker")["State"]
+    assert (state["OOMKilled"], state["ExitCode"]) == (True, 3)
+    assert actions().index("oom") < actions().index("die")
+    # the group has gone, which the kernel tells in the same way: that is none
+    assert actions()[actions().index("die") :].count("oom") == 0
 
 
 def test_memory_swap_and_reservation_are_what_the_kernel_has(daemon: Daemon) -> None:

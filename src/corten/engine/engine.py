@@ -28,6 +28,7 @@ from corten.engine.live import Index, Live
 from corten.engine.metrics import Metrics
 from corten.engine.network_records import NetworkTable
 from corten.engine.networks import Networks
+from corten.engine.oom_watch import OomWatch
 from corten.engine.preparation import HostFacts, Preparation
 from corten.engine.recover import Recovery
 from corten.engine.registries import Registries
@@ -181,6 +182,7 @@ class Engine:
         )
         self._lifecycle.on_started = self._started
         self._lifecycle.on_stopped = self._stopped
+        self._oom_watch = OomWatch(preparation.cgroup_path, self._lifecycle.tell_oom)
         self._health = HealthMonitor(self._probe, self._health_changed, self.tasks)
         self.containers = Containers(
             config=config,
@@ -246,9 +248,12 @@ class Engine:
 
     def _started(self, live: Live) -> None:
         self._health.started(live.container)
+        if self.facts.cgroups:
+            self._oom_watch.started(live)
 
     def _stopped(self, live: Live) -> None:
         self._health.stopped(live.container.id)
+        self._oom_watch.stopped(live.container.id)
         self.execs.drop_container(live)
 
     async def _probe(self, container_id: str, command: list[str], timeout_s: float) -> tuple[int, bytes]:
@@ -298,6 +303,7 @@ class Engine:
         self._lifecycle.shutting_down = True
         await self.registries.close()
         await self.tasks.close()
+        self._oom_watch.close()
         for live in self.index:
             if live.shim is not None:
                 await live.shim.close()

@@ -98,6 +98,11 @@ class Lifecycle:
         described = {**container.config.labels, "image": container.config.image, "name": container.name, **attributes}
         self._events.publish("container", action, container.id, described)
 
+    def tell_oom(self, live: Live) -> None:
+        """Memory has run out: the kernel has killed one of its processes."""
+        live.oom_told = True
+        self.publish(live, "oom")
+
     # -- start ----------------------------------------------------------------------------------------------------
 
     async def start(self, live: Live) -> bool:
@@ -147,7 +152,7 @@ class Lifecycle:
         container.become(Status.RUNNING)
         state.pid, state.started_ns = shim.pid, shim.started_ns
         state.error, state.exit_code, state.oom_killed = "", 0, False
-        state.stopped_by_user = False
+        state.stopped_by_user = live.oom_told = False
         self._store.record(container)
         self.watch(live, shim)
         self.publish(live, "start")
@@ -245,8 +250,8 @@ class Lifecycle:
                 # only now: a daemon that is killed before finds the exit again
                 await self._shims.forget(container.id)
             self.on_stopped(live)
-            if status.oom_killed:
-                self.publish(live, "oom")
+            if status.oom_killed and not live.oom_told:
+                self.tell_oom(live)
             self.publish(live, "die", exitCode=str(status.code), execDuration=str(max(0, ran_ns) // 10**9))
             self._finish_run(live, restarting=restart)
             if restart:

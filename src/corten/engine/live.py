@@ -31,6 +31,7 @@ class Live:
     waiters:  (condition, future) of ``wait`` calls
     backoff:  the pause before an automatic restart
     restarts: clients that are restarting it: the exit that they bring about removes nothing
+    oom_told: it was told of this run that memory had run out
     """
 
     container: Container
@@ -45,6 +46,7 @@ class Live:
     restarts: int = 0
     removing: bool = False
     shm_mounted: bool = False
+    oom_told: bool = False
     exec_ids: list[str] = field(default_factory=list)
 
     def forget_waiter(self, waiter: tuple[str, asyncio.Future[dict[str, Any]]]) -> None:
