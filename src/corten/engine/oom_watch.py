@@ -66,14 +66,11 @@ class OomWatch:
             os.close(watched.event)
         if self._by_watch.pop(watched.watch, None) is not None and self._inotify is not None:
             self._inotify.remove(watched.watch)
+            self._let_go()
 
     def close(self) -> None:
         for container_id in list(self._watched):
             self.stopped(container_id)
-        if self._inotify is not None:
-            asyncio.get_running_loop().remove_reader(self._inotify.fileno())
-            self._inotify.close()
-            self._inotify = None
 
     def _begin(self, watched: _Watched) -> None:
         watched.later = None
@@ -124,9 +121,19 @@ class OomWatch:
             self._inotify = inotify.Inotify()
             asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._ready_v2)
         file = f"{cgroup.hierarchies.unified}{cgroup.path}/memory.events"
-        watched.watch = self._inotify.add(file, inotify.IN_MODIFY)
-        self._by_watch[watched.watch] = watched
+        try:
+            watched.watch = self._inotify.add(file, inotify.IN_MODIFY)
+            self._by_watch[watched.watch] = watched
+        finally:
+            self._let_go()
         watched.kills = cgroup.oom_kills()
+
+    def _let_go(self) -> None:
+        """Of the instance, when nothing is watched."""
+        if self._inotify is not None and not self._by_watch:
+            asyncio.get_running_loop().remove_reader(self._inotify.fileno())
+            self._inotify.close()
+            self._inotify = None
 
     def _ready_v2(self) -> None:
         assert self._inotify is not None
