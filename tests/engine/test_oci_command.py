@@ -300,7 +300,7 @@ def test_update_and_events(oci: Oci) -> None:
     def value(controller: str, name: str) -> str:
         return Path(group.format(controller, name)).read_text().strip()
 
-    oci("update", "--memory", "64m", "--cpu-share", "512", "--pids-limit", "77", "c1")
+    oci("update", "--memory", "64m", "--memory-swap", "96m", "--cpu-share", "512", "--pids-limit", "77", "c1")
     assert value("memory", "memory.limit_in_bytes") == str(64 << 20)
     assert (value("cpu", "cpu.shares"), value("pids", "pids.max")) == ("512", "77")
     resources = {"cpu": {"quota": 50000, "period": 100000, "shares": 0}, "devices": [{"allow": False, "access": "rwm"}]}
@@ -312,7 +312,10 @@ def test_update_and_events(oci: Oci) -> None:
     assert "linux.resources.pids.limit must be a whole number" in done.stderr
     event = json.loads(oci("events", "--stats", "c1").stdout)
     assert (event["type"], event["id"]) == ("stats", "c1")
-    assert event["data"]["memory"]["usage"]["limit"] == 64 << 20
+    memory = event["data"]["memory"]
+    assert memory["usage"]["limit"] == 64 << 20
+    assert memory["swap"]["limit"] == 96 << 20
+    assert 0 < memory["usage"]["usage"] <= memory["swap"]["usage"] <= memory["swap"]["max"]
     assert event["data"]["pids"] == {"current": 1, "limit": 77}
 
 

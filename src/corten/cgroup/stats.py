@@ -9,6 +9,8 @@ from corten.cgroup.manager import Cgroup
 
 _CLOCK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
+_UNLIMITED = (1 << 64) - 1
+
 
 def _text(file: str) -> str:
     """ "" when it cannot be read."""
@@ -30,7 +32,7 @@ def _text(file: str) -> str:
 def _number(file: str, default: int = 0) -> int:
     text = _text(file).strip()
     if text == "max":
-        return (1 << 64) - 1
+        return _UNLIMITED
     return int(text) if text.isdigit() else default
 
 
@@ -81,6 +83,29 @@ def _read_v1(cgroup: Cgroup) -> dict[str, Any]:
                 f"{blkio}/blkio.throttle.io_serviced_recursive", f"{blkio}/blkio.throttle.io_serviced"
             ),
         },
+    }
+
+
+def memory_and_swap(cgroup: Cgroup) -> dict[str, int]:
+    """Both together, as version 1 counts them: usage, limit, max, failcnt; zeros where swap is not counted."""
+    directory = cgroup.directory("memory") or "/nonexistent"
+    if not cgroup.hierarchies.is_v2:
+        swap = f"{directory}/memory.memsw"
+        return {
+            "usage": _number(f"{swap}.usage_in_bytes"),
+            "limit": _number(f"{swap}.limit_in_bytes"),
+            "max": _number(f"{swap}.max_usage_in_bytes"),
+            "failcnt": _number(f"{swap}.failcnt"),
+        }
+
+    def both(memory: str, swap: str) -> int:
+        return min(_number(f"{directory}/{memory}") + _number(f"{directory}/{swap}"), _UNLIMITED)
+
+    return {
+        "usage": both("memory.current", "memory.swap.current"),
+        "limit": both("memory.max", "memory.swap.max"),
+        "max": both("memory.peak", "memory.swap.peak"),
+        "failcnt": _pairs(f"{directory}/memory.swap.events").get("max", 0),
     }
 
 

@@ -55,6 +55,7 @@ def statistics(cgroup: Cgroup) -> dict[str, Any]:
                 "max": memory["max_usage"],
                 "failcnt": memory["failcnt"],
             },
+            "swap": stats.memory_and_swap(cgroup),
             "raw": memory["stats"],
         },
         "pids": {
