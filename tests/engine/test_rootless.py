@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from corten.linux import mounts
+from machine import CLIENTS
 from users import User
 
 pytestmark = [pytest.mark.needs("userns", "newuidmap", "busybox", "docker")]
@@ -259,6 +260,42 @@ def test_volumes(user: User) -> None:
 
 
 @pytest.mark.needs("tun", "nf_tables", "pasta")
+@pytest.mark.needs("newest docker", "buildx")
+def test_builds_of_buildx(user: User) -> None:
+    """The client is the user too, as for everybody without a daemon of root's."""
+    plugins = user.home / "cli-plugins"
+    plugins.mkdir()
+    os.chown(user.home / "cli-plugins", user.uid, user.uid)
+    user.give(CLIENTS / "usr/libexec/docker/cli-plugins/docker-buildx", "cli-plugins/docker-buildx").chmod(0o755)
+    docker = user.give(CLIENTS / "usr/bin/docker", "newest-docker")
+    docker.chmod(0o755)
+    project = user.home / "project"
+    project.mkdir()
+    (project / "file").write_text("content")
+    (project / "word").write_text("hush")
+    (project / "Dockerfile").write_text(
+        "FROM busybox AS made\nCOPY --chown=7:8 file word /\n"
+        "RUN --mount=type=secret,id=word,target=/w cat /w > /heard\n"
+        "RUN --mount=type=cache,target=/c touch /c/x && id -u > /id\n"
+        "FROM scratch\nCOPY --from=made /heard /id /\n"
+    )
+
+    def build(*words: str) -> str:
+        return user.run([str(docker), "buildx", "build", "--progress=plain", *words, str(project)]).stderr
+
+    secret = f"--secret=id=word,src={project / 'word'}"
+    said = build(secret, "--target", "made", "-t", "built", f"--cache-to=type=local,dest={user.home / 'cache'}")
+    assert "naming to docker.io/library/built:latest" in said
+    assert run(user, "built", "sh", "-c", "cat /heard /id; stat -c %u:%g /file").stdout == "hush0\n7:8\n"
+    assert build(secret, "-o", str(user.home / "out")).count("CACHED") >= 3
+    assert (user.home / "out/heard").read_text() == "hush"
+    assert (user.home / "out/heard").stat().st_uid == user.uid
+    user.corten("rmi", "-f", "built")
+    user.corten("builder", "prune", "-af")
+    docker.unlink()
+    shutil.rmtree(plugins)
+
+
 def test_a_published_port(user: User) -> None:
     user.docker("run", "-d", "--name", "web", "-p", "127.0.0.1::80", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
     address, _, port = user.docker("port", "web", "80").stdout.strip().rpartition(":")
