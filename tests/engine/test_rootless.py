@@ -188,9 +188,11 @@ def test_host_namespaces(user: User) -> None:
 def test_limits_that_cannot_be_set_are_told(user: User) -> None:
     if json.loads(user.docker("info", "--format", "{{json .}}").stdout)["MemoryLimit"]:
         pytest.skip("control groups are delegated here")
-    done = run(user, "--memory", "20m", "--cpus", "1", "--pids-limit", "50", "busybox", "true")
-    for words in ("memory limit capabilities", "CPU CFS scheduler", "PIDs limit capabilities"):
+    done = run(user, "--memory", "20m", "--cpu-shares", "9", "--pids-limit", "50", "busybox", "true")
+    for words in ("memory limit capabilities", "CPU shares", "PIDs limit capabilities"):
         assert f"Your kernel does not support {words}" in done.stderr
+    done = run(user, "--cpus", "1", "busybox", "true", check=False)
+    assert "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler" in done.stderr
     assert run(user, "--oom-score-adj", "-500", "busybox", "true").returncode == 0
 
 

@@ -19,7 +19,7 @@ from records import record
 
 SUPPORT = LimitSupport(
     memory=True, swap=True, swappiness=True, oom_kill_disable=True, cpu_quota=True, cpu_shares=True, cpuset=True,
-    pids=True, missing=(),
+    pids=True, block_io=True, missing=(),
 )  # fmt: skip
 FACTS = HostFacts(capabilities=(), apparmor=True, selinux=False, cgroup_v2=True, cgroups=True, pids_limit=True)
 

@@ -48,6 +48,7 @@ def test_version_1_with_everything(tmp_path):
         cpu_shares=True,
         cpuset=True,
         pids=True,
+        block_io=True,
         missing=(),
     )
 

@@ -29,6 +29,7 @@ class LimitSupport:
     cpu_shares: bool
     cpuset: bool
     pids: bool
+    block_io: bool
     missing: tuple[str, ...]
 
     @classmethod
@@ -69,6 +70,7 @@ def _v1(hierarchies: Hierarchies) -> LimitSupport:
         cpu_shares=shares,
         cpuset=cpuset,
         pids=pids,
+        block_io=has("blkio", "blkio.throttle.read_bps_device"),
         missing=_missing(checks),
     )
 
@@ -103,6 +105,7 @@ def _v2(root: Path) -> LimitSupport:
         cpu_shares=cpu,
         cpuset=checks["cpuset"],
         pids=checks["pids limit"],
+        block_io=io,
         missing=_missing(checks),
     )
 
