@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import errno
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runtime_support import Oci, make_spec
+from runtime_support import CAPABILITIES, Oci, make_spec
 
 from machine import CLIENTS
 from waiting import until
@@ -116,3 +120,69 @@ def test_what_cannot_be_checkpointed_or_restored(oci: Oci, monkeypatch: pytest.M
     oci.write({**oci.spec, "process": {**oci.spec["process"], "terminal": True}})
     done = oci("restore", "-b", str(oci.bundle), "--image-path", str(tmp_path / "none"), "c2", check=False)
     assert "a container with a terminal cannot be checkpointed" in done.stderr
+
+
+# each line is tried by the process itself ("cd" is no program) or by one that it starts, and what is said is kept
+TRIES = {
+    "filter, itself": "cd /tmp",
+    "filter, a child": "unshare -U true",
+    "capabilities": "chown 5 /tmp/mine",
+    "new privileges": "su bob -c '/suid/su -c true' < /dev/null",
+}
+TRY = "touch /tmp/mine; while :; do {{ {tries}\n}} > /data/new 2>&1; mv /data/new /data/said; sleep 0.05; done".format(
+    tries="; ".join(f'echo "# {name}"; {words}; echo "is $?"' for name, words in TRIES.items())
+)
+
+
+def confined(spec: dict[str, Any]) -> dict[str, Any]:
+    """With a filter that answers one plain call in its own way, and without one capability."""
+    changed = copy.deepcopy(spec)
+    filtered = changed["linux"]["seccomp"]
+    for rule in filtered["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name != "chdir"]
+    filtered["syscalls"].append({"names": ["chdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPROTO})
+    kept = [name for name in CAPABILITIES if name != "CAP_CHOWN"]
+    changed["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), kept)
+    changed["process"]["noNewPrivileges"] = True
+    return changed
+
+
+def said(oci: Oci) -> dict[str, str]:
+    """By name of the try, the newest."""
+    file = oci.bundle.parent / "volume/said"
+    file.unlink(missing_ok=True)
+    until(file.exists)
+    parts = file.read_text().split("# ")[1:]
+    return {name: text for name, _, text in (part.partition("\n") for part in parts)}
+
+
+def test_what_came_back_is_confined_as_before(oci: Oci, busybox_rootfs: Path) -> None:
+    """Not only by what /proc tells: calls are refused, by the process that was restored and by those it starts."""
+    (busybox_rootfs / "suid").mkdir()
+    shutil.copy(busybox_rootfs / "bin/busybox", busybox_rootfs / "suid/su")
+    (busybox_rootfs / "suid/su").chmod(0o4755)
+    oci.spec["process"]["args"][-1] = TRY
+
+    honest, free = copy.deepcopy(oci.spec), copy.deepcopy(oci.spec)
+    del free["linux"]["seccomp"]
+    oci.write(free)
+    start(oci, "free", "run")
+    unconfined = said(oci)
+    oci("delete", "-f", "free")
+    for name in ("filter, itself", "filter, a child", "capabilities"):
+        assert unconfined[name] == "is 0\n", "the try is a real one"
+    assert "Password" in unconfined["new privileges"]
+
+    oci.write(confined(honest))
+    start(oci, "c1", "run")
+    before = said(oci)
+    images = oci.bundle / "images"
+    oci("checkpoint", "--image-path", str(images), "c1")
+    start(oci, "c2", "restore", "--image-path", str(images))
+    after = said(oci)
+    assert after == before
+    assert "Protocol error" in after["filter, itself"]
+    assert "Operation not permitted" in after["filter, a child"]
+    assert "Operation not permitted" in after["capabilities"]
+    assert "must be suid" in after["new privileges"]
+    assert not any(text.endswith("is 0\n") for text in after.values())
