@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 LEAF = "daemon"
 _PLACE = "/sys/fs/cgroup"
 _NAME, _OBJECT, _MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
-_WAIT_S = 5.0
+# a manager that has just started has other things to do first
+_WAIT_S = 30.0
 
 
 def obtain() -> str:
@@ -32,7 +33,7 @@ def obtain() -> str:
             group = _own_group()
         return group if group and _is_ours(group) else ""
     except (OSError, CallFailed) as error:
-        logger.info("no control groups are delegated: %s", error)
+        logger.warning("no control groups are delegated: containers have no limits: %s", error)
         return ""
 
 
