@@ -22,12 +22,12 @@ from pathlib import Path
 import pytest
 from shim_support import NAMESPACES, PARENT, Stream, World, end, is_alive, private_kib, process, shim_pid, wait_for
 
-from corten.cgroup.hierarchy import Hierarchies
 from corten.engine.shims import ExitStatus, Shim, Shims
 from corten.engine.spawner import interpreter
 from corten.errors import CommandNotExecutable, CommandNotFound, Conflict, NotFound, NotModified, SystemFailure
 from corten.logdriver.reader import open_reader
 from corten.logdriver.reading import ReadRequest
+from corten.runtime.newborn import is_worthwhile
 
 pytestmark = pytest.mark.needs("busybox")
 
@@ -193,7 +193,7 @@ def newborn_of(shims):
     return 0
 
 
-@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@pytest.mark.skipif(not is_worthwhile(), reason="version 2: an init is born into its group")
 @engine
 async def test_the_next_init_is_born_before_it_is_asked_for(world, shims):
     """It has its namespaces when it is told what to run, and nothing of the host's file systems."""
@@ -219,7 +219,7 @@ async def test_the_next_init_is_born_before_it_is_asked_for(world, shims):
     await end(shims, shim)
 
 
-@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@pytest.mark.skipif(not is_worthwhile(), reason="version 2: an init is born into its group")
 @engine
 async def test_memory_that_the_first_ones_wrote_to_is_copied_ahead_for_the_next(world, shims):
     async def settled():
@@ -239,7 +239,7 @@ async def test_memory_that_the_first_ones_wrote_to_is_copied_ahead_for_the_next(
     assert await settled() > before + 1500  # KiB
 
 
-@pytest.mark.skipif(Hierarchies.here().is_v2, reason="version 2: an init is born into its group")
+@pytest.mark.skipif(not is_worthwhile(), reason="version 2: an init is born into its group")
 @engine
 async def test_an_init_that_does_not_suit_is_sent_away(world, shims):
     """Who wants the host's pid namespace cannot use one that has been born into another; nor can who finds it dead."""

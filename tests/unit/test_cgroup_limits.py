@@ -175,3 +175,11 @@ def test_the_hierarchies_are_read_once(monkeypatch):
     thread.start()
     thread.join()
     assert seen == [first]
+
+
+@pytest.mark.parametrize(("options", "is_dynamic"), [("rw,nsdelegate", False), ("rw,favordynmods,nsdelegate", True)])
+def test_whether_processes_are_moved_without_waiting(tmp_path, options, is_dynamic):
+    table = tmp_path / "mountinfo"
+    table.write_text(f"30 24 0:26 / {tmp_path} rw,nosuid - cgroup2 cgroup2 {options}\n")
+    found = Hierarchies.read(str(table))
+    assert (found.is_v2, found.dynamic) == (True, is_dynamic)

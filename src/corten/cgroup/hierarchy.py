@@ -30,15 +30,17 @@ V1_CONTROLLERS = (
 class Hierarchies:
     """Mount points by controller."""
 
-    __slots__ = ("unified", "v1")
+    __slots__ = ("dynamic", "unified", "v1")
 
-    def __init__(self, v1: dict[str, str] | None = None, unified: str = "") -> None:
+    def __init__(self, v1: dict[str, str] | None = None, unified: str = "", *, dynamic: bool = False) -> None:
         """
         v1:      controller -> mount point; co-mounted controllers share one
         unified: mount point of cgroup2, "" when it is not mounted
+        dynamic: it is mounted with ``favordynmods``: a process is moved without waiting for the whole machine
         """
         self.v1 = v1 or {}
         self.unified = unified
+        self.dynamic = dynamic
 
     @property
     def is_v2(self) -> bool:
@@ -53,7 +55,7 @@ class Hierarchies:
     @classmethod
     def read(cls, mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
         v1: dict[str, str] = {}
-        unified = ""
+        unified, dynamic = "", False
         with open(mountinfo) as table:
             for line in table:
                 left, _, right = line.rstrip("\n").partition(" - ")
@@ -62,12 +64,12 @@ class Hierarchies:
                 if not _is_usable(target):
                     continue
                 if kind == "cgroup2" and not unified:
-                    unified = target
+                    unified, dynamic = target, "favordynmods" in super_options.split(",")
                 elif kind == "cgroup":
                     for option in super_options.split(","):
                         if option in V1_CONTROLLERS or option == "name=systemd":
                             v1.setdefault(option, target)
-        return cls(v1, unified)
+        return cls(v1, unified, dynamic=dynamic)
 
     def directories(self, path: str) -> list[str]:
         """The directories that a cgroup ``path`` has here, each once."""

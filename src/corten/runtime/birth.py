@@ -96,22 +96,27 @@ class Birth:
         """The newborn where it suits, or else a clone: (pid, pidfd)."""
         request = self._request
         # with a user namespace the child may neither open the host's paths nor enter the group by itself
-        into = -1 if request.in_user_namespace else request.cgroup.open_fd()
-        self._request = request = request._replace(join_cgroup=into < 0 and not request.in_user_namespace)
+        self._request = request = request._replace(join_cgroup=not request.in_user_namespace)
         if request.in_user_namespace and request.stdio is not None:
             terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
             if "mount" in request.new:
                 self._request = request = request._replace(taken=self._take_sources())
-            pid, pidfd = self._call_newborn() if into < 0 else (0, -1)
-            if not pid:
-                flags = self._clone_flags()
-                pid, pidfd = joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
-            return pid, pidfd
+            pid, pidfd = self._call_newborn()
+            return (pid, pidfd) if pid else self._clone()
+        finally:
+            request.taken.close()
+
+    def _clone(self) -> tuple[int, int]:
+        request = self._request
+        into = request.cgroup.open_fd() if request.join_cgroup else -1
+        self._request = request._replace(join_cgroup=request.join_cgroup and into < 0)
+        try:
+            flags = self._clone_flags()
+            return joining.clone(flags, self._joined, into, self._become_init, sibling=self._sibling)
         finally:
             if into >= 0:
                 os.close(into)
-            request.taken.close()
 
     def _clone_flags(self) -> int:
         flags = 0
