@@ -20,12 +20,13 @@ from users import User
 from waiting import until
 
 pytestmark = pytest.mark.needs("docker", "busybox", "fuse-overlayfs")
-FIRST, COUNT = 610_000_000, 65_536
+FIRST, COUNT = 610_000_000, 3 * 65_536
+POOL = 620_000_000
 
 
 @pytest.fixture(scope="module")
 def of_root(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path, cgroup_parent: str) -> Iterator[Daemon]:
-    flags = ("--bridge", "none", "--storage-driver", "fuse-overlayfs")
+    flags = ("--bridge", "none", "--storage-driver", "fuse-overlayfs", "--userns-pool", f"{POOL}:131072")
     made = Daemon(tmp_path_factory.mktemp("fuse"), *flags)
     made.start()
     made.import_busybox(busybox_tar)
@@ -116,6 +117,34 @@ def test_a_container_that_runs(engine: Engine) -> None:
     assert "Read-only file system" in read_only.stderr
 
 
+def test_ids_of_a_containers_own(engine: Engine) -> None:
+    """Root inside is nobody outside, owners are the same inside and on disk, and no two containers share an id."""
+    script = "touch /mine /his; chown bob /his; mkdir /d; rm -r /var; mkdir /var; cat /etc/hosts > /dev/null; sleep 300"
+    for name in ("one", "two"):
+        run = ("run", "-d", "--name", name, "--userns", "auto", "--network", "none", "busybox", "sh", "-c", script)
+        engine.corten(*run)  # type: ignore[attr-defined]
+    maps = [
+        Path(f"/proc/{engine.inspect(name)['State']['Pid']}/uid_map").read_text().split() for name in ("one", "two")
+    ]
+    outside = POOL if isinstance(engine, Daemon) else FIRST + 65_535  # the user itself is the first id
+    assert [int(text[1]) for text in maps] == [outside, outside + 65_536]
+    look = "stat -c '%n %u:%g' / /mine /his /d /var /etc/hosts /bin/busybox; touch /etc/hosts && echo written"
+    until(lambda: engine.docker("exec", "one", "test", "-d", "/var", check=False).returncode == 0)
+    assert engine.docker("exec", "one", "sh", "-c", look).stdout.splitlines() == [
+        "/ 0:0", "/mine 0:0", "/his 1000:0", "/d 0:0", "/var 0:0", "/etc/hosts 0:0", "/bin/busybox 0:0", "written",
+    ]  # fmt: skip
+    assert engine.docker("exec", "-u", "bob", "one", "sh", "-c", "echo x > /his; cat /his").stdout == "x\n"
+    tar = engine.docker("cp", "one:/his", "-").stdout
+    engine.docker("rm", "-f", "two")
+    engine.docker("commit", "one", "kept")
+    assert once(engine, "kept", "stat", "-c", "%u", "/his", "/mine").split() == ["1000", "0"]
+    engine.docker("restart", "-t", "0", "one")
+    assert engine.docker("exec", "one", "stat", "-c", "%u:%g", "/his").stdout == "1000:0\n"
+    engine.docker("rm", "-f", "one")
+    engine.docker("rmi", "kept")
+    assert "his" in tar
+
+
 def test_a_daemon_that_was_killed_finds_its_containers(of_root: Daemon) -> None:
     of_root.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo x > /f; sleep 300")
     of_root.kill()
@@ -125,11 +154,11 @@ def test_a_daemon_that_was_killed_finds_its_containers(of_root: Daemon) -> None:
 
 
 def test_what_it_cannot_is_refused(of_user: User, of_root: Daemon) -> None:
+    done = of_user.corten("create", "--userns", "auto", "--network", "none", "-v", "kept:/v", "busybox", check=False)
+    assert "invalid mount of type volume at /v: without root it cannot be shown with the ids of an auto" in done.stderr
+    assert of_user.docker("volume", "ls", "-q").stdout == ""
     done = of_user.corten("run", "--rm", "--network", "none", "host", "true", check=False)
     assert "the host image needs overlay2" in done.stderr
-    done = of_root.corten("create", "--name", "ids", "--userns", "auto", "busybox", check=False)
-    assert "storage driver fuse-overlayfs cannot be used with user namespaces" in done.stderr
-    assert of_root.docker("ps", "-aq").stdout == ""
     own = Daemon(of_root.directory / "other", "--bridge", "none", "--storage-driver", "nosuch")
     own.start(check=False)
     assert "overlay2, fuse-overlayfs, vfs are supported" in own.log.read_text()
@@ -137,7 +166,7 @@ def test_what_it_cannot_is_refused(of_user: User, of_root: Daemon) -> None:
 
 def test_the_driver_of_the_layers_that_are_here_is_kept(of_root: Daemon) -> None:
     of_root.stop()
-    of_root.flags = of_root.flags[:2]
+    of_root.flags = (*of_root.flags[:2], *of_root.flags[4:])
     of_root.start()
     assert json.loads(of_root.docker("info", "-f", "{{json .}}").stdout)["Driver"] == "fuse-overlayfs"
     assert once(of_root, "busybox", "echo", "x") == "x\n"

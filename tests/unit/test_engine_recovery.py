@@ -38,7 +38,7 @@ class World:
         self.container.state.status = status
         if found is not None:
             (place / "exec" / LEFT).mkdir(parents=True)
-        self.spaces = UserNamespaces(IdMaps(), "1000:30", automatic=False, rootless=False)
+        self.spaces = UserNamespaces(IdMaps(), "1000:30", automatic=False, rootless=False, driver="overlay2")
         self.saved: list[Status] = []
         self.lifecycle = self._lifecycle()
         index = Index()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ import pytest
 from corten.dockerapi.container import HostConfig
 from corten.engine import remap_user
 from corten.engine.container import IdMaps
+from corten.engine.mount_point import MountPoint
 from corten.engine.user_namespaces import Pool, UserNamespaces, automatic_size, free_range, remapped
 from corten.errors import Conflict, InvalidParameter
-from corten.linux import subids
+from corten.linux import subids, user_namespace
 from corten.linux.subids import Range, Translation
 
 NONE = IdMaps()
@@ -114,8 +116,10 @@ def test_bad_sizes(mode: str) -> None:
         automatic_size(mode)
 
 
-def made(remap: IdMaps = NONE, pool: str = "", *, automatic: bool = False, rootless: bool = False) -> UserNamespaces:
-    return UserNamespaces(remap, pool, automatic=automatic, rootless=rootless)
+def made(
+    remap: IdMaps = NONE, pool: str = "", *, automatic: bool = False, rootless: bool = False, driver: str = "overlay2"
+) -> UserNamespaces:
+    return UserNamespaces(remap, pool, automatic=automatic, rootless=rootless, driver=driver)
 
 
 @pytest.mark.parametrize(
@@ -145,17 +149,37 @@ def test_other_runtimes_do_not_find_the_root() -> None:
         made(REMAP).check(HostConfig(runtime="crun"), own_runtime=False)
 
 
-def test_a_storage_driver_that_shows_no_other_ids() -> None:
-    spaces = UserNamespaces(REMAP, "", automatic=False, rootless=False, unmapped="fuse-overlayfs")
-    spaces.check(HostConfig(userns_mode="host"))
-    for mode in ("", "auto"):
-        with pytest.raises(InvalidParameter, match="storage driver fuse-overlayfs cannot be used with user namespaces"):
-            spaces.check(HostConfig(userns_mode=mode))
+def test_without_root_one_storage_driver_shows_other_ids() -> None:
+    for driver in ("overlay2", "vfs"):
+        with pytest.raises(InvalidParameter, match="without root only the storage driver fuse-overlayfs"):
+            made(rootless=True, driver=driver).check(HostConfig(userns_mode="auto"))
+    made(rootless=True, driver="fuse-overlayfs").check(HostConfig(userns_mode="auto"))
 
 
-def test_without_root_there_are_no_ids_to_give_away() -> None:
-    with pytest.raises(InvalidParameter, match="not without root"):
-        made(rootless=True).check(HostConfig(userns_mode="auto"))
+def test_without_root_volumes_have_no_other_ids() -> None:
+    spaces, host = made(rootless=True, driver="fuse-overlayfs"), HostConfig(userns_mode="auto")
+    plain = [MountPoint(type="tmpfs", destination="/t"), MountPoint(type="bind", source="/x", destination="/b")]
+    spaces.check_mounts(host, plain)
+    for point in (MountPoint(type="volume", destination="/v"), replace(plain[1], idmap=True)):
+        with pytest.raises(InvalidParameter, match=f"at {point.destination}: without root it cannot be shown"):
+            spaces.check_mounts(host, [*plain, point])
+        spaces.check_mounts(HostConfig(), [point])
+        made().check_mounts(host, [point])
+
+
+def test_without_root_ranges_lie_beyond_those_of_ordinary_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    spaces = made(rootless=True, driver="fuse-overlayfs")
+    for count in (1, 65_536, 65_537):
+        monkeypatch.setattr(user_namespace, "mapped", lambda kind, count=count: count)
+        with pytest.raises(
+            Conflict, match=r"no 10 ids left .*: they are this user's subordinate ids beyond the first 65"
+        ):
+            spaces.take(container("one"), None)
+    monkeypatch.setattr(user_namespace, "mapped", lambda kind: 65_556)
+    assert first(spaces.take(container("one"), None)) == (65_536, 65_536)
+    assert first(spaces.take(container("two"), None)) == (65_546, 65_546)
+    with pytest.raises(Conflict, match="there are no 10 ids left"):
+        spaces.take(container("three"), None)
 
 
 def test_what_takes_root() -> None:

@@ -135,6 +135,7 @@ class ContainerCreation:
         self._set_hostname(container)
         container.process_label, container.mount_label = self._labels(container)
         container.mount_points = self._mount_points(container)
+        self._user_namespaces.check_mounts(host, container.mount_points)
         directory = self._preparation.directory(container.id)
         container.log_path = log_path(host.log_config.type, directory, container.id)
         return container

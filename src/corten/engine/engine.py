@@ -150,7 +150,7 @@ class Engine:
             config.userns_pool,
             automatic=config.userns_remap == "auto",
             rootless=config.rootless,
-            unmapped="" if self.snapshotter.maps_ids else self.snapshotter.name,
+            driver=self.snapshotter.name,
         )
         self.runtimes = Runtimes(config)
         self.devices = Devices(config.cdi_directories)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from corten.engine.spec import SpecInput, build_spec
 from corten.engine.user_namespaces import donor
 from corten.errors import Conflict, InvalidParameter
 from corten.linux import files as small_files
-from corten.linux import paths
+from corten.linux import paths, user_namespace
 from corten.linux import process as kernel
 from corten.linux import selinux as kernel_selinux
 from corten.runtime import seccomp_profile, tiny_init, users
@@ -205,6 +205,16 @@ class Preparation:
         small_files.write_text(directory / "hosts", hosts)
         small_files.write_text(directory / "resolv.conf", resolv_conf)
 
+    @staticmethod
+    def _give_files(container: Container, files: Iterable[str]) -> bool:
+        """To the root of a container with ids of its own, where the kernel does not map them for this daemon."""
+        if not container.id_maps or user_namespace.is_initial():
+            return False
+        uid, gid = container.id_maps.uids[0]["hostID"], container.id_maps.gids[0]["hostID"]
+        for path in files:
+            os.chown(path, uid, gid)
+        return True
+
     def _injection(self, container: Container) -> Injection:
         """Errors: InvalidParameter for devices that are not there."""
 
@@ -237,6 +247,7 @@ class Preparation:
                 files=files,
                 mounts=oci_mounts(container.mount_points, mapped=bool(container.id_maps)),
                 id_maps=container.id_maps,
+                maps_files=not self._give_files(container, files.values()),
                 devices=self._injection(container),
                 shm_source=self.shm_source(container),
                 init_source=str(tiny_init.path()) if container.host_config.init else "",

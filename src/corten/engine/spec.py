@@ -36,6 +36,7 @@ class SpecInput:
     shm_source:    directory on the host that is the container's /dev/shm, "" for a tmpfs of its own
     default_pids_limit: of containers that ask for none, 0 for no limit
     id_maps:       of the container's user namespace
+    maps_files:    ``files`` are to be shown with them; else they belong to its root as they are
     init_source:   the init program on the host, "" without --init
     devices:       what the devices of CDI files add
     """
@@ -54,6 +55,7 @@ class SpecInput:
     default_pids_limit: int = 0
     cgroup_v2: bool = False
     id_maps: IdMaps = field(default_factory=IdMaps)
+    maps_files: bool = True
     devices: Injection = field(default_factory=Injection)
 
 
@@ -232,7 +234,7 @@ def _mounts(container: Container, given: SpecInput) -> list[dict[str, Any]]:
                 "options": ["bind", "ro", "rprivate"],
             }
         )
-    mapped = ["idmap"] if given.id_maps else []
+    mapped = ["idmap"] if given.id_maps and given.maps_files else []
     kept = ["ro"] if host.readonly_rootfs else []
     # last, so that they are seen in a volume at /etc as well
     files = [

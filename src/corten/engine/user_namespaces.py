@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from corten.dockerapi.container import HostConfig
 from corten.engine import remap_user
 from corten.engine.container import Container, IdMaps
+from corten.engine.mount_point import MountPoint
 from corten.errors import Conflict, InvalidParameter
-from corten.linux import subids
+from corten.linux import fuse_overlay, subids, user_namespace
 from corten.linux.subids import Range
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ _DOCKERS_USER = "dockremap"
 # whose subordinate ids --userns=auto takes unless a range is configured; the second is the one of other engines
 _POOL_USERS = ("corten", "containers")
 _SIZE = 65_536
+# the storage driver that shows files with other ids by itself; for the others the kernel does, and for root alone
+_OWN_MAPS = fuse_overlay.PROGRAM
 _MAXIMUM = 2**31
 
 
@@ -134,6 +137,20 @@ class Pool:
                 return pool
         return cls()
 
+    @classmethod
+    def of_this_namespace(cls, configured: str) -> Pool:
+        """Of a daemon without root: its ids beyond those that ordinary containers have.
+
+        configured: as for ``of``, in numbers of the daemon's user namespace
+        """
+        if configured:
+            return cls.of(configured)
+        parts = []
+        for kind in ("uid", "gid"):
+            end = user_namespace.mapped(kind)
+            parts.append((Range(_SIZE, end - _SIZE),) if end > _SIZE else ())
+        return cls(parts[0], parts[1]) if all(parts) else cls()
+
 
 def free_range(pool: Iterable[Range], taken: Iterable[Range], size: int) -> Range | None:
     """The first ``size`` ids of the pool that nobody has."""
@@ -154,13 +171,13 @@ class UserNamespaces:
     remap:     the ids of containers that do not choose, none without ``userns-remap``
     automatic: those get a range of their own each instead
     pool:      as ``Pool.of`` takes it
-    rootless:  this daemon has no ids to give away
-    unmapped:  the storage driver, when it cannot show roots with other ids
+    rootless:  this daemon's ids are those of its user; the kernel lets it map files of no file system on disk
+    driver:    the storage driver
     """
 
-    def __init__(self, remap: IdMaps, pool: str, *, automatic: bool, rootless: bool, unmapped: str = "") -> None:
+    def __init__(self, remap: IdMaps, pool: str, *, automatic: bool, rootless: bool, driver: str) -> None:
         self.remap = remap
-        self._unmapped = unmapped
+        self._driver = driver
         self._automatic = automatic
         self._configured = pool
         self._rootless = rootless
@@ -186,15 +203,13 @@ class UserNamespaces:
         if self._rootless and host.storage_opt:
             raise InvalidParameter("--storage-opt size= cannot be used without root: it takes loop devices or quotas")
         size = self._size(host)
-        if size and self._rootless:
-            raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}: not without root")
+        if size and self._rootless and self._driver != _OWN_MAPS:
+            raise InvalidParameter(
+                f"invalid user namespace mode: {host.userns_mode}: without root only the storage driver {_OWN_MAPS} "
+                "shows files with other ids"
+            )
         if not size and (not self.remap or host.userns_mode == "host"):
             return
-        if self._unmapped:
-            raise InvalidParameter(
-                f"storage driver {self._unmapped} cannot be used with user namespaces: "
-                "the container needs --userns=host"
-            )
         if not own_runtime:
             raise InvalidParameter(
                 f"runtime {host.runtime} cannot be used with user namespaces: the container needs --userns=host"
@@ -208,6 +223,17 @@ class UserNamespaces:
             raise InvalidParameter("cannot share the host's network namespace when user namespaces are enabled")
         if host.pid_mode == "host":
             raise InvalidParameter("cannot share the host PID namespace when user namespaces are enabled")
+
+    def check_mounts(self, host: HostConfig, points: list[MountPoint]) -> None:
+        """What a container with a range of its own cannot have without root.  Errors: InvalidParameter."""
+        if not self._rootless or not self._size(host):
+            return
+        for point in points:
+            if point.type != "tmpfs" and (point.type != "bind" or point.idmap):
+                raise InvalidParameter(
+                    f"invalid mount of type {point.type} at {point.destination}: "
+                    "without root it cannot be shown with the ids of an automatic user namespace"
+                )
 
     def take(self, container: Container, shared: IdMaps | None) -> IdMaps:
         """The ids of a container that is about to start.
@@ -223,8 +249,8 @@ class UserNamespaces:
         size = self._size(container.host_config)
         if not size:
             return IdMaps() if mode == "host" else self.remap
-        pool = Pool.of(self._configured)
-        if not pool.uids:
+        pool = Pool.of_this_namespace(self._configured) if self._rootless else Pool.of(self._configured)
+        if not pool.uids and not self._rootless:
             raise Conflict(
                 "there are no ids for automatic user namespaces: give user corten subordinate ids in /etc/subuid and "
                 "/etc/subgid, or this daemon a range with --userns-pool"
@@ -233,7 +259,8 @@ class UserNamespaces:
             uids = free_range(pool.uids, [*self._taken("uids")], size)
             gids = free_range(pool.gids, [*self._taken("gids")], size)
             if uids is None or gids is None:
-                raise Conflict(f"there are no {size} ids left for an automatic user namespace")
+                where = f": they are this user's subordinate ids beyond the first {_SIZE}" if self._rootless else ""
+                raise Conflict(f"there are no {size} ids left for an automatic user namespace{where}")
             maps = self._held[container.id] = IdMaps(uids=_stacked([uids]), gids=_stacked([gids]))
         return maps
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Sequence
 
 from corten.linux import mount as kernel
 
@@ -21,27 +22,28 @@ _PLACES = ("/usr/local/bin", "/usr/bin", "/bin")
 MARKS = (".wh..wh..opq", ".wh..opq")
 ATTRIBUTES = "user.fuseoverlayfs."
 
+Ids = Sequence[tuple[int, int, int]]
+
 
 def program() -> str:
     """Where it is installed; "" when it is not."""
     return next((path for place in _PLACES if os.access(path := f"{place}/{PROGRAM}", os.X_OK)), "")
 
 
-def mount_at(target: str, lower: list[str], upper: str | None, work: str | None, *, read_only: bool = False) -> None:
+def mount_at(target: str, lower: list[str], upper: str | None, work: str | None, ids: tuple[Ids, Ids]) -> None:
     """Mount at a path; lower: topmost first.
 
+    ids:    of users and of groups, (on disk, shown, count), for files that are to be somebody else's; none without
     Errors: OSError with what the program says.
     """
-    descriptor = detached(lower, upper, work)
+    descriptor = detached(lower, upper, work, ids)
     try:
-        if read_only:
-            kernel.mount_setattr(descriptor, set_=kernel.MOUNT_ATTR_RDONLY)
         kernel.attach(descriptor, target)
     finally:
         os.close(descriptor)
 
 
-def detached(lower: list[str], upper: str | None, work: str | None) -> int:
+def detached(lower: list[str], upper: str | None, work: str | None, ids: tuple[Ids, Ids] = ((), ())) -> int:
     """A detached mount, with which the program ends; read-only without ``upper``.
 
     Errors: OSError with what the program says.
@@ -49,6 +51,9 @@ def detached(lower: list[str], upper: str | None, work: str | None) -> int:
     settings = [f"lowerdir={':'.join(map(_escape, lower))}"]
     if upper is not None and work is not None:
         settings += [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"]
+    for name, ranges in zip(("uidmapping", "gidmapping"), ids, strict=True):
+        if ranges:
+            settings.append(f"{name}={':'.join(str(number) for whole in ranges for number in whole)}")
     found = program()
     if not found:
         raise OSError(errno.ENOENT, f"{PROGRAM} is not installed")

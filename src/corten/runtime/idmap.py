@@ -133,6 +133,14 @@ def from_spec(linux: dict[str, Any]) -> tuple[Mappings, Mappings]:
     return linux.get("uidMappings") or [], linux.get("gidMappings") or []
 
 
+def triples(linux: dict[str, Any]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Of users and of groups: (inside, outside, count)."""
+    uids, gids = (
+        [(item["containerID"], item["hostID"], item["size"]) for item in mappings] for mappings in from_spec(linux)
+    )
+    return uids, gids
+
+
 def maps_root(linux: dict[str, Any]) -> bool:
     """Whether there is an id 0 in a user namespace with the maps of ``linux``."""
     return all(any(item["containerID"] == 0 for item in mappings) for mappings in from_spec(linux))

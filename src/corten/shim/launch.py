@@ -6,7 +6,6 @@ Every function runs in a forked helper and gives back a document and descriptors
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import time
@@ -127,17 +126,16 @@ def mount_root(rootfs: dict[str, Any], linux: dict[str, Any]) -> None:
     """
     target = rootfs["target"]
     joined = next((item.get("path") or "" for item in linux.get("namespaces") or () if item["type"] == "user"), "")
+    upper, work = rootfs["upper"] or None, rootfs["work"] or None
     try:
+        if rootfs["type"] != "bind":
+            os.makedirs(target, 0o700, exist_ok=True)
+        if rootfs["type"] == fuse_overlay.PROGRAM:
+            fuse_overlay.mount_at(target, rootfs["lower"], upper, work, idmap.triples(linux))
+            return
         with idmap.namespace_of(linux, joined) as namespace:
             ids = namespace()
-            if rootfs["type"] == fuse_overlay.PROGRAM:
-                if ids >= 0:
-                    raise OSError(errno.EINVAL, f"{fuse_overlay.PROGRAM} shows no mapped ids")
-                os.makedirs(target, 0o700, exist_ok=True)
-                fuse_overlay.mount_at(target, rootfs["lower"], rootfs["upper"] or None, rootfs["work"] or None)
-            elif rootfs["type"] != "bind":
-                os.makedirs(target, 0o700, exist_ok=True)
-                upper, work = rootfs["upper"] or None, rootfs["work"] or None
+            if rootfs["type"] != "bind":
                 with _mounting_as(linux, ids):
                     overlay.overlay_mount(target, rootfs["lower"], upper, work, rootfs["options"], ids=ids)
             elif ids >= 0:

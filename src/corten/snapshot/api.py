@@ -41,8 +41,6 @@ class Snapshotter(Protocol):
 
     name: str
     overlay_whiteouts: bool
-    maps_ids: bool
-    """Whether a container's root can be shown with the ids of a user namespace."""
     moving: set[str]
     """Layers on their way in or out: on disk, and not in their owner's records yet or any more."""
 

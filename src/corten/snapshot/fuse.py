@@ -19,7 +19,6 @@ class FuseOverlaySnapshotter(OverlaySnapshotter):
     """Layers below ``<data-root>/fuse-overlayfs``."""
 
     name = "fuse-overlayfs"
-    maps_ids = False  # FUSE allows it to programs that ask for it, which this one does not
 
     def register_directory(self, layer_id: str, directory: str) -> None:
         # it would show the mounts below "/", its own among them

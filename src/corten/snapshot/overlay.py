@@ -51,7 +51,6 @@ class OverlaySnapshotter:
 
     name = "overlay2"
     overlay_whiteouts = True
-    maps_ids = True
 
     def __init__(self, data_root: Path) -> None:
         self._root = data_root / self.name

@@ -27,7 +27,6 @@ class VfsSnapshotter:
 
     name = "vfs"
     overlay_whiteouts = False
-    maps_ids = True
 
     def __init__(self, data_root: Path) -> None:
         self._root = data_root / "vfs" / "dir"
