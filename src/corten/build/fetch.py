@@ -117,7 +117,7 @@ def _request(
     def connect(address: tuple[str, int], timeout: float, source: object = None) -> socket.socket:
         return _connect(url, address, timeout, cancellation, host_network=host_network)
 
-    connection._create_connection = connect  # type: ignore[attr-defined]
+    connection._create_connection = connect  # type: ignore[attr-defined]  # http.client's way in, unknown to the stubs
     path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
         f"?{parts.query}" if parts.query else ""
     )

@@ -218,7 +218,7 @@ class RunMounts:
         tar = LayerTar(Wanted([source], "/", True, self._build.now_ns()), None)
         try:
             with contextlib.closing(tar.chunks()) as chunks:
-                untar_into(descriptor, _Stream(self._watched(chunks)))  # type: ignore[arg-type]
+                untar_into(descriptor, _Stream(self._watched(chunks)))
         finally:
             os.close(descriptor)
 

@@ -255,7 +255,7 @@ def unpack(
     stream = _Stream(pieces)
     unpacker = _Unpacker(root, keep_owner=keep_owner)
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:  # type: ignore[call-overload]  # reading needs no more of it
             for member in archive:
                 if rename is not None:
                     member.name = rename(member.name)

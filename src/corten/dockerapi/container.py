@@ -283,6 +283,7 @@ class ContainerUpdate(Resources):
 
     restart_policy: RestartPolicy | None = None
     network_rate: NetworkRate | None = None
+    # what is ignored: that fields of the base may be None here
     blkio_weight_device: list[WeightDevice] | None = None  # type: ignore[assignment]
     blkio_device_read_bps: list[ThrottleDevice] | None = None  # type: ignore[assignment]
     blkio_device_write_bps: list[ThrottleDevice] | None = None  # type: ignore[assignment]

@@ -168,7 +168,7 @@ class Builds:
             self._idle.set()
             self._by_id.pop(query.id, None)
 
-    async def solve(self, order: Order, cancellation: Cancellation) -> AsyncIterator[Document]:
+    async def solve(self, order: Order, cancellation: Cancellation) -> AsyncGenerator[Document]:
         """The documents of a build whose contexts are there; the last one has the image's id.
 
         Errors: what it fails with, BuildFailed for a step's program.

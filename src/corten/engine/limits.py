@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from corten.cgroup import systemd
 from corten.cgroup.hierarchy import Hierarchies
@@ -177,7 +178,7 @@ def memory_and_swap(limits: Resources) -> int:
     return limits.memory_swap or limits.memory * 2
 
 
-def oci_resources(limits: Resources, *, default_pids_limit: int = 0) -> dict[str, object]:
+def oci_resources(limits: Resources, *, default_pids_limit: int = 0) -> dict[str, Any]:
     """The limits as ``linux.resources`` of the runtime specification (config-linux.md, "Control groups").
 
     default_pids_limit: of containers that ask for none, 0 for no limit
@@ -291,7 +292,7 @@ def merge_update(host_config: HostConfig, update: Resources) -> Resources:
 def oci_update(before: Resources, after: Resources) -> dict[str, object]:
     """``oci_resources`` of ``after`` for a running container: rules of block devices that went away are lifted."""
     resources = oci_resources(after)
-    block = dict(resources.get("blockIO") or {})  # type: ignore[call-overload]
+    block = dict(resources.get("blockIO") or {})
     for name, (field, value) in _DEVICE_RULES.items():
         kept = {device.path for device in getattr(after, name)}
         lifted = [device for device in getattr(before, name) if device.path not in kept]

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Container, Iterator
-from typing import BinaryIO
 
 from corten.image import tarwrite
 from corten.image.compression import DEFAULT_LIMITS, Limits, decompressed
 from corten.image.extract import ExtractOptions, Extractor
-from corten.image.pipes import chunks_of
+from corten.image.pipes import Readable, chunks_of
 from corten.image.tarstream import TarReader
 from corten.image.treewalk import TreeWriter, walk
 from corten.linux.subids import Translation
@@ -62,7 +61,7 @@ def unreadable(dir_fd: int) -> str | None:
 
 def untar_into(
     dir_fd: int,
-    stream: BinaryIO,
+    stream: Readable,
     *,
     no_overwrite_dir_non_dir: bool = False,
     owner: tuple[int, int] | None = None,

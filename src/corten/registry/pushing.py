@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.image.intake import Outgoing, Outlet
@@ -255,7 +256,7 @@ class LayerPush:
             if blob.digest in tried or len(tried) >= _MAX_TRIED:
                 continue
             tried.add(blob.digest)
-            size = self._remote.patiently(lambda blob=blob: self._remote.blob_size(Digest(blob.digest)))  # type: ignore[misc]
+            size = self._remote.patiently(partial(self._remote.blob_size, Digest(blob.digest)))
             if size is None or size not in (-1, blob.size):
                 continue
             self._progress.state("Layer already exists")

@@ -298,7 +298,7 @@ def _tracked(track: Any) -> dict[str, Any]:
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 
     def telling(pool: Any) -> Any:
-        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]  # whichever class the pool has
             def connect(self) -> None:
                 super().connect()
                 track(self, fresh=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from corten.errors import DataLoss
@@ -44,7 +45,7 @@ class Upload:
             try:
                 if not url:
                     url, offset = self._remote.start_upload(), 0
-                url = self._remote.send_part(url, offset, lambda offset=offset: self._body(offset))  # type: ignore[misc]
+                url = self._remote.send_part(url, offset, partial(self._body, offset))
                 digest = Digest(f"{self._hash.name}:{self._hash.hexdigest()}")
                 if self._expected and digest != self._expected:
                     raise DataLoss(f"invalid content: expected digest {self._expected}, got {digest}")

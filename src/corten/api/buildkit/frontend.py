@@ -150,7 +150,7 @@ class Frontend:
             )
             documents = self._engine.builds.solve(order, cancellation)
             with job.cancellation.calling(cancellation.cancel):
-                async with contextlib.aclosing(documents) as stream:  # type: ignore[type-var]
+                async with contextlib.aclosing(documents) as stream:
                     async for document in stream:
                         last = document
                         if "aux" in document:

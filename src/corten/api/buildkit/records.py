@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from corten.api.buildkit.filters import Filters
@@ -44,7 +45,7 @@ class Records:
                 continue
             if request.active_only and record.status != RUNNING:
                 continue
-            if filters.match(lambda name, record=record: _field(record, name)):  # type: ignore[misc]
+            if filters.match(partial(_field, record)):
                 found.append(record)
         if request.limit:
             found = found[: request.limit]

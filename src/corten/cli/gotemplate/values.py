@@ -43,11 +43,11 @@ class Object:
         raise NotImplementedError
 
 
-class NilList(list):  # type: ignore[type-arg]
+class NilList(list["Any"]):
     """A list that is ``null`` in the document: empty for every use, ``null`` again as JSON."""
 
 
-class NilMap(dict):  # type: ignore[type-arg]
+class NilMap(dict[str, "Any"]):
     """A map that is ``null`` in the document."""
 
 

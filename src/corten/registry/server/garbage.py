@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from corten.oci.digest import Digest, is_digest
@@ -229,12 +229,12 @@ class Collection:
 
         await self._alone(batch, delete)
 
-    async def _alone(self, batch: list[Digest], work: Callable[[Digest], object]) -> None:
+    async def _alone(self, batch: list[Digest], work: Callable[[Digest], Awaitable[None]]) -> None:
         if not batch:
             return
         async with self._lock.alone():
             for item in batch:
-                await work(item)  # type: ignore[misc]
+                await work(item)
 
     async def _sweep_links(self) -> None:
         """Take away what leads to blobs that are not there."""

@@ -136,7 +136,7 @@ def _listen(address: str, count: int) -> list[socket.socket]:
     return sockets
 
 
-def _socket(family: int, where: object, *, shares: bool = False) -> socket.socket:
+def _socket(family: int, where: tuple[object, ...], *, shares: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,7 +144,7 @@ def _socket(family: int, where: object, *, shares: bool = False) -> socket.socke
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(where)  # type: ignore[arg-type]
+        sock.bind(where)
     except OSError:
         sock.close()
         raise
