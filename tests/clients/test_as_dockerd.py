@@ -108,6 +108,7 @@ OPTIONS = {
         "for file in /x /etc/hosts /etc/hostname /etc/resolv.conf /dev/shm/y; do touch $file && echo $file; done",
     ),
     "read only with tmpfs": (["--read-only", "--tmpfs", "/run:size=1m,mode=700"], "touch /run/x; df -k /run | tail -1"),
+    "a device over another": (["-v", "/dev/urandom:/dev/random"], "stat -c %t:%T /dev/random /dev/null"),
     "no new privileges": (["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status"),
     "seccomp off": (["--security-opt", "seccomp=unconfined"], "grep Seccomp: /proc/self/status"),
     "limits": (["--ulimit", "nofile=55:66", "--ulimit", "core=0"], "ulimit -n; ulimit -Hn; ulimit -c"),

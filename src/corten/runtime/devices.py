@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Collection
 from typing import Any
 
 from corten.errors import InvalidParameter
@@ -26,10 +27,11 @@ _DEFAULT_LINKS = (
 KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
-def make_devices(root: int, devices: list[dict[str, Any]], *, bind: bool) -> None:
+def make_devices(root: int, devices: list[dict[str, Any]], *, bind: bool, covered: Collection[str] = ()) -> None:
     """Default devices and those of ``linux.devices``; the umask is 0, so that modes are what they say.
 
-    bind: bind the host's nodes instead of making new ones (a user namespace may not make any)
+    bind:    bind the host's nodes instead of making new ones (a user namespace may not make any)
+    covered: where mounts lie: one of the host's /dev/urandom at /dev/random is what the caller wants there
     """
     wanted = [
         {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0}
@@ -39,8 +41,9 @@ def make_devices(root: int, devices: list[dict[str, Any]], *, bind: bool) -> Non
     parent, directory = "", -1
     try:
         for device in [item for item in wanted if item["path"] not in given] + devices:
-            if paths.clean(device["path"]) in ("/dev/ptmx", "/dev/console"):
-                continue  # the container's own terminals stand there
+            place = paths.clean(device["path"])
+            if place in covered or place in ("/dev/ptmx", "/dev/console"):
+                continue  # the container's own terminals stand at the latter
             above, name = paths.split(device["path"])
             if above != parent:
                 if directory >= 0:

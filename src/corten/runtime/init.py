@@ -185,7 +185,8 @@ class Init:
     def _make_devices(self) -> None:
         if not self._has_own("/dev"):
             rootfs_devices = self._linux.get("devices") or []
-            devices.make_devices(self._root, rootfs_devices, bind=self._request.in_user_namespace)
+            covered = {paths.clean(mount["destination"]) for mount in self._spec.get("mounts") or ()}
+            devices.make_devices(self._root, rootfs_devices, bind=self._request.in_user_namespace, covered=covered)
             devices.make_links(self._root)
 
     def _has_own(self, directory: str) -> bool:

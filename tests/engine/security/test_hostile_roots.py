@@ -149,7 +149,7 @@ def test_null_device_of_the_image_is_not_used_for_masks(world: World, canary: Pa
     assert result.words == ["1:3"]
 
 
-@pytest.mark.parametrize("devices", ["own", "none"])
+@pytest.mark.parametrize("devices", ["own", "none", "a file"])
 def test_the_mode_of_the_hosts_null_device_cannot_be_changed_through_a_mask(world: World, devices: str) -> None:
     spec = world.script("chmod 666 /proc/keys; stat -c %t:%T /proc/keys; echo x > /proc/keys; echo written")
     if devices == "none":
@@ -158,6 +158,11 @@ def test_the_mode_of_the_hosts_null_device_cannot_be_changed_through_a_mask(worl
         spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/dev")]
         spec["mounts"].append(
             {"destination": "/dev", "type": "bind", "source": str(world.directory / "dev"), "options": ["bind"]}
+        )
+    elif devices == "a file":
+        (world.directory / "file").write_text("x")
+        spec["mounts"].append(
+            {"destination": "/dev/null", "type": "bind", "source": str(world.directory / "file"), "options": ["bind"]}
         )
     before = os.stat("/dev/null").st_ctime_ns
     assert world.run(spec).words[-2:] == ["1:3", "written"]
