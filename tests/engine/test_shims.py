@@ -1131,6 +1131,14 @@ async def test_a_spawner_that_does_not_come_up_says_why(world, shims, monkeypatc
 
 
 @engine
+async def test_a_slow_machine_is_no_reason_to_do_without_the_shield(world, shims, monkeypatch, caplog):
+    monkeypatch.setattr("corten.engine.spawner._READY_S", 0.001)
+    with pytest.raises(SystemFailure, match=r"the spawner does not come up: it is not ready after 0\.001 s"):
+        await Shims.open(world.exec_root)
+    assert "unprotected" not in caplog.text
+
+
+@engine
 async def test_strangers_are_not_listened_to(world, shims):
     bundle = world.bundle()
     shim = await shims.start(bundle.start(bundle.spec("sleep", "100")))

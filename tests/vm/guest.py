@@ -23,7 +23,7 @@ from typing import Any, Self
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
 CACHE = Path(os.environ.get("CORTEN_VM_CACHE") or TOP / ".cache" / "vm")
-BOOT_S = 120  # without hardware virtualisation and with a busy machine
+BOOT_S = 300  # without hardware virtualisation and with a busy machine
 _PYTHON = (3, 11)  # Debian 12's, in the guest
 _NOT_IN_THE_GUEST = ("corten[", "moto", "mypy", "ruff", "testcontainers")
 _PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux1_x86_64")

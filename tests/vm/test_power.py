@@ -74,8 +74,8 @@ class Machine:
         else:
             self.sh(f"setsid cortend {FLAGS} >> /state/cortend.log 2>&1 < /dev/null &")
         done = self.guest.sh(
-            "tries=0; until corten version > /dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 60 ]; done",
-            env=ENVIRONMENT, timeout=120, check=False,
+            "tries=0; until corten version > /dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 150 ]; done",
+            env=ENVIRONMENT, timeout=300, check=False,
         )  # fmt: skip
         if done.code:
             log = self.guest.sh("journalctl -u cortend 2>&1 | tail -n 30; tail -n 60 /state/cortend.log", check=False)

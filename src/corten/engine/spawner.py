@@ -29,7 +29,7 @@ from corten.shim import protocol
 
 logger = logging.getLogger(__name__)
 
-_READY_S = 20.0
+_READY_S = 60.0  # a machine under load takes its time: half a minute has been seen
 _END_S = 5.0
 
 
@@ -64,6 +64,10 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
+class _Slow(SystemFailure):
+    """It runs, and has not said in time that it is ready."""
+
+
 class Spawner:
     """One spawner at a time."""
 
@@ -96,6 +100,8 @@ class Spawner:
                 try:
                     await self._execute(f"/proc/self/fd/{shield}/{os.path.basename(interpreter())}", [shield])
                     return
+                except _Slow:
+                    raise  # no reason to do without the shield
                 except SystemFailure as error:
                     self._shield_fails = True
                     logger.warning("a shielded interpreter does not run, containers get it unprotected: %s", error)
@@ -135,17 +141,20 @@ class Spawner:
             ) from error
         finally:
             theirs.close()
+        kind, text = SystemFailure, "it said nothing"
         try:
             async with asyncio.timeout(_READY_S):
                 ready = await asyncio.get_running_loop().sock_recv(ours, 4096)
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError) as error:
             ready = b""
+            if isinstance(error, TimeoutError):
+                kind, text = _Slow, f"it is not ready after {_READY_S:g} s"
         if not ready:
             ours.close()
             process.kill()
             said = await run_blocking(process.communicate)
-            text = said[1].decode(errors="replace").strip().rpartition("\n")[2]
-            raise SystemFailure(f"the spawner does not come up: {text or 'it said nothing'}", step="spawner")
+            text = said[1].decode(errors="replace").strip().rpartition("\n")[2] or text
+            raise kind(f"the spawner does not come up: {text}", step="spawner")
         assert process.stderr is not None
         process.stderr.close()
         self._connection = ours
