@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat as modes
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_buildkit_files import client, opened, run
 from corten.build.layer_tar import LayerTar, Wanted
 from corten.build.selection import find_sources
 from corten.buildkit.context import SessionContext
+from corten.buildkit.context import _ending as ending
 from corten.image.layer_apply import SPLIT_NAME, LayerStats, apply_layer
 from corten.image.pipes import iterated
 from corten.image.tarsplit import rebuild
@@ -65,8 +67,11 @@ def copied(context: SessionContext, *patterns: str) -> LayerTar:
 def with_context(tmp_path: Path, work: Callable[[SessionContext], None]) -> None:
     async def scene() -> None:
         sender = Sender(LISTED, FILES)
-        async with client(sender.handlers) as (session, _), opened(session, tmp_path) as context:
-            await asyncio.to_thread(work, context)
+        async with client(sender.handlers) as (session, _):
+            async with opened(session, tmp_path) as context:
+                await asyncio.to_thread(work, context)
+            while not sender.finished or ending:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     run(scene)
 
@@ -110,6 +115,23 @@ def test_what_nobody_has_read_is_not_given(tmp_path: Path) -> None:
         assert context.given("d/small") is None
 
     with_context(tmp_path, work)
+
+
+def test_descriptors_of_large_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = threading.Semaphore(1)
+    monkeypatch.setattr("corten.buildkit.contents._descriptors", left)
+
+    def work(context: SessionContext) -> None:
+        for path in ("d/large", "other"):
+            node = context.node(path)
+            assert node is not None
+            assert b"".join(context.chunks(path, node)) == FILES[path]
+        assert [context.given(path) is not None for path in ("d/large", "other")] == [True, False]
+        assert not left.acquire(blocking=False)
+
+    with_context(tmp_path, work)
+    assert left.acquire(timeout=5)  # given back with the context
+    assert not left.acquire(blocking=False)
 
 
 @pytest.mark.parametrize("obstacle", ["size", "name", "file system"])

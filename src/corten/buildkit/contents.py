@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from corten.buildkit.sessions import Session
 
 _LARGE = 4 << 20  # bytes of a content that has a file of its own
-_MAX_FILES = 128
 _WRITTEN_EVERY = 16 << 20
 _AHEAD_FILES = 512
 _AHEAD_BYTES = 64 << 20
 _REPORTED_EVERY_S = 2.0
 EMPTY = hashlib.sha256().digest()
 threads = ThreadPoolExecutor(4, thread_name_prefix="corten-files")
+_descriptors = threading.Semaphore(256)  # of large contents, over all builds
 
 
 class Content:
@@ -89,7 +89,7 @@ class Contents:
         self._scratch = scratch
         self._spool = spool
         self._own: list[int] = []  # files of large contents
-        self._files_left = _MAX_FILES
+        self._reserved = 0  # descriptors of them
         self._giving = threading.Lock()
         self._end = 0
         self._all: list[Content] = []
@@ -139,6 +139,9 @@ class Contents:
         for descriptor in self._own:
             os.close(descriptor)
         self._own.clear()
+        if self._reserved:
+            _descriptors.release(self._reserved)
+            self._reserved = 0
         self._spool = -1  # whose descriptor becomes another file's
 
     def _tell(self) -> None:
@@ -237,9 +240,9 @@ class Contents:
     def _prepare(self, content: Content) -> None:
         content.is_asked_for = True
         content.hasher = hashlib.sha256()
-        content.has_own = content.size >= _LARGE and self._files_left > 0
+        content.has_own = content.size >= _LARGE and _descriptors.acquire(blocking=False)
         if content.has_own:
-            self._files_left -= 1
+            self._reserved += 1
         else:
             content.place = self._end
             self._end += content.size

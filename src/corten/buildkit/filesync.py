@@ -115,14 +115,16 @@ class FileSync:
 
         Errors: those of ``take``; NotFound (no such directory), Unavailable.
         """
+        seen = 0
         while True:
             await self._come()
             count = min(len(self._ahead), _TURN)
             for _ in range(count):
                 if not take(self._ahead.popleft()):
                     return
-            # the client sends a few at a time: to wake up for each would take it the processor
-            await asyncio.sleep(0 if count == _TURN else _GATHER_S)
+            seen += count
+            # of a long one the client sends a few at a time: to wake up for each would take it the processor
+            await asyncio.sleep(_GATHER_S if count < _TURN < seen else 0)
 
     async def receive(self, take: Callable[[list[tuple[int, bytes]]], Awaitable[None]]) -> None:
         """Give (number, data) to ``take`` in batches, data being empty at a file's end, until the call is over.
