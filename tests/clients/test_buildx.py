@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import http.server
 import io
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from corten.buildkit.proto import control_pb2 as pb
@@ -769,6 +771,7 @@ async def asked(daemon: Daemon, path: str, message: bytes, **metadata: str) -> t
 def test_calls_that_make_no_sense_are_refused(daemon: Daemon) -> None:
     control, bridge = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
     graph = pb.Definition(ops=[b"x"])
+    deeper = pb.SolveRequest(ref="a", frontend="dockerfile.v0", frontend_attrs={"contextsubdir": "x"})
     cases = [
         (f"{control}Nothing", b"", 12, "unknown method"),
         (f"{control}Solve", b"\xff\xff", 3, "malformed"),
@@ -777,6 +780,7 @@ def test_calls_that_make_no_sense_are_refused(daemon: Daemon) -> None:
         (f"{control}Solve", pb.SolveRequest(ref="a", frontend="x.v1").SerializeToString(), 2, "frontend x.v1"),
         (f"{control}Solve", pb.SolveRequest(ref="a", entitlements=["root"]).SerializeToString(), 2, "entitlement root"),
         (f"{control}Solve", pb.SolveRequest(ref="a", frontend="dockerfile.v0").SerializeToString(), 2, "no session"),
+        (f"{control}Solve", deeper.SerializeToString(), 2, "contextsubdir is not supported"),
         (f"{bridge}Ping", b"", 3, "needs the id"),
         (
             f"{control}UpdateBuildHistory",
@@ -794,6 +798,92 @@ def test_calls_that_make_no_sense_are_refused(daemon: Daemon) -> None:
     found = asyncio.run(asked(daemon, f"{bridge}Evaluate", absent, buildkit_controlapi_buildid="none"))
     assert found == (5, "no such job none")
     assert "Traceback" not in daemon.log.read_text()
+
+
+def relayed(path: Path, target: Path) -> socket.socket:
+    """A socket behind which every connection is one to ``/grpc`` that has been upgraded already."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def work() -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as client, socket.socket(socket.AF_UNIX) as engine:
+            engine.connect(str(target))
+            engine.sendall(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += engine.recv(1)
+            threads = [threading.Thread(target=pump, args=pair) for pair in ((client, engine), (engine, client))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    threading.Thread(target=work, daemon=True).start()
+    return listener
+
+
+def test_a_graph_of_a_client_of_another_grpc_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    """grpcio as buildctl's stand-in: what it is told is what a person reads."""
+    source = pb.Op(source=pb.SourceOp(identifier="docker-image://busybox")).SerializeToString()
+    graph = pb.Definition(ops=[source, pb.Op(inputs=[pb.Input(digest="sha256:x")]).SerializeToString()])
+    with relayed(tmp_path / "s", daemon.socket), grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
+
+        def call(name: str, request: Any, answer: Any) -> Any:
+            made = channel.unary_unary(
+                f"/moby.buildkit.v1.Control/{name}", lambda message: message.SerializeToString(), answer.FromString
+            )
+            return made(request, timeout=20)
+
+        assert call("Info", pb.InfoRequest(), pb.InfoResponse).buildkit_version.package == "corten"
+        assert len(call("ListWorkers", pb.ListWorkersRequest(), pb.ListWorkersResponse).record) == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            call("Solve", pb.SolveRequest(ref="raw", definition=graph), pb.SolveResponse)
+        told = caught.value
+        assert isinstance(told, grpc.Call)
+        assert told.details() == "a build graph (LLB) is not supported: the frontend dockerfile.v0 is built in"
+
+
+def test_who_listens_to_the_history_hears_at_once(daemon: Daemon, project: Path) -> None:
+    """Beginning, end and being forgotten, also of builds that were not listed first."""
+    told: list[tuple[int, str]] = []
+
+    async def listen(over: asyncio.Event) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(daemon.socket))
+        writer.write(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        channel = Channel(writer.transport)
+        async with await channel.stream("/moby.buildkit.v1.Control/ListenBuildHistory") as call:
+            await call.send(pb.BuildHistoryRequest(active_only=True).SerializeToString())
+            await call.half_close()
+            await call.headers()
+            over.set()
+            async for message in call:
+                event = pb.BuildHistoryEvent.FromString(message)
+                told.append((event.type, event.record.ref))
+                if event.type == pb.DELETED:
+                    break
+        channel.close()
+
+    async def work() -> None:
+        ready = asyncio.Event()
+        listening = asyncio.ensure_future(listen(ready))
+        await ready.wait()
+        await asyncio.to_thread(build_text, daemon, project, "FROM busybox\nRUN sleep 1\n")
+        ref = told[-1][1]
+        await asyncio.to_thread(buildx, daemon, "history", "rm", ref)
+        await asyncio.wait_for(listening, 10)
+        kinds = [kind for kind, name in told if name == ref]
+        assert [kinds[0], *kinds[-2:]] == [pb.STARTED, pb.COMPLETE, pb.DELETED]
+
+    asyncio.run(work())
 
 
 def test_a_raw_connection_that_is_no_buildkit(daemon: Daemon) -> None:

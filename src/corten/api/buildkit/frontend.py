@@ -82,8 +82,9 @@ class Frontend:
         sources = Sources(self._engine, self._job, self._client, self._order, self._inputs, contexts)
         self._content = await sources.dockerfile()
         if self._order.request:
-            return FrontendResult(self._order, metadata=subrequests.answer(self._order, self._content))
-        self._warn()
+            answer = await run_blocking(subrequests.answer, self._order, self._content)
+            return FrontendResult(self._order, metadata=answer)
+        await self._warn()
         main = await sources.main()
         options = await self._options(sources)
         result = FrontendResult(self._order)
@@ -95,10 +96,10 @@ class Frontend:
             result.platforms.append(platform or str(this_machine()))
         return result
 
-    def _warn(self) -> None:
+    async def _warn(self) -> None:
         """What the linter finds.  Errors: InvalidParameter when the Dockerfile wants that to be an error."""
         name = self._order.query.dockerfile
-        found, is_error = subrequests.findings(parse(self._content), self._order.check)
+        found, is_error = await run_blocking(lambda: subrequests.findings(parse(self._content), self._order.check))
         if found and is_error:
             rules = sorted({item.rule for item in found})
             raise InvalidParameter(f"lint violation found for rules: {', '.join(rules)}")

@@ -58,6 +58,8 @@ class Sources:
         """Errors: InvalidParameter when there is none; those of fetching a context."""
         order = self._order
         name = order.query.dockerfile
+        if order.directory:
+            raise InvalidParameter("contextsubdir is not supported: name the directory in the address")
         remote = await self._remote_context()
         if remote is not None and not order.has_dockerfile_name:
             with self._job.vertex(f"[internal] load build definition from {name}"):
@@ -114,8 +116,6 @@ class Sources:
         """What does not come as files of the client's directory."""
         if self._remote is None:
             self._remote = await self._fetched_context()
-            if self._remote is not None and self._order.directory:
-                raise InvalidParameter("contextsubdir is not supported: name the directory in the address")
         return self._remote
 
     async def _fetched_context(self) -> BuildContext | None:
