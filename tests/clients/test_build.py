@@ -479,6 +479,11 @@ def test_corten_build_check(daemon: Daemon, clean: None, project: Path) -> None:
     assert done.returncode == 1
     assert "WARNING: MaintainerDeprecated" in done.stdout
     assert "   2 | MAINTAINER me" in done.stdout
+    (project / "Dockerfile").write_text("FROM busybox\nCOPY src/one /a\nCOPY secret /b\n")
+    done = daemon.corten("build", "--check", "-f", f"{project}/Dockerfile", str(project), check=False)
+    assert done.stdout.startswith("WARNING: CopyIgnoredFile\n"), ".dockerignore has it"
+    assert "   3 | COPY secret /b\n" in done.stdout
+    assert "Check complete, 1 warning found" in done.stderr
     (project / "Dockerfile").write_text("FROM busybox\n")
     assert daemon.corten("build", "--check", str(project)).stdout == "Check complete, no warnings found.\n"
 

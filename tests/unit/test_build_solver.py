@@ -15,7 +15,7 @@ from build_place import Workplace, archive
 from corten.build.cache import StepCache
 from corten.build.workshop import BuildFailed, Cancelled
 from corten.dockerfile.errors import DockerfileError
-from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound
+from corten.errors import CortenError, Forbidden, InvalidParameter, NotFound, SystemFailure
 from corten.oci import config as image_config
 
 
@@ -214,6 +214,19 @@ def test_a_failed_step_keeps_its_container_unless_told_otherwise(place: Workplac
         assert len(place.workshop.containers) == kept
         for name in place.workshop.containers.copy():
             place.workshop.remove(name)
+
+
+def test_a_full_disk_does_not_hide_why_a_step_failed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = place.cache._run
+
+    def full(statement: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        if statement.startswith("DELETE FROM containers"):
+            raise SystemFailure("build.db: database or disk is full", step="build.db")
+        return run(statement, values)
+
+    monkeypatch.setattr(place.cache, "_run", full)
+    with pytest.raises(BuildFailed, match="returned a non-zero code: 3"):
+        place.build("FROM base\nRUN fail 3\n", force_remove=True)
 
 
 def test_containers_stay_when_the_client_wants_them(place: Workplace) -> None:
@@ -505,6 +518,13 @@ def test_why_a_step_is_not_cached(place: Workplace) -> None:
     text = "FROM base\nARG A\nRUN write a b\n"
     place.build(text, arguments={"A": "1"})
     assert "Not cached: argument A changed\n" in place.build(text, arguments={"A": "2"}, explain=True).text
+    place.build(STEPS, {**SOURCES, "src/a": "changed"}, no_cache=True)
+    run = place.build(STEPS, {**SOURCES, "src/a": "again"}, explain=True)
+    assert "Not cached: src/a changed\n" in run.text, "what was built without the cache is what it is compared with"
+    text = "FROM base\nARG V\nRUN write n 1\nCOPY src /src\n"
+    place.build(text, SOURCES, arguments={"V": "1"})
+    run = place.build(text, {**SOURCES, "src/b": "new"}, explain=True, arguments={"V": "2"})
+    assert "Not cached: src/b changed; the step above it was built anew\n" in run.text
 
 
 def test_quiet_tells_the_id_alone_and_everything_when_it_fails(place: Workplace) -> None:

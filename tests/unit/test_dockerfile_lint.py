@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from corten.dockerfile.ignore import Ignore
 from corten.dockerfile.lint import RULES, check
 from corten.dockerfile.parser import parse
 from corten.errors import InvalidParameter
@@ -12,7 +13,14 @@ FOUND = [
     ("FROM a\nrun x\nCOPY a b\n", "ConsistentInstructionCasing", 2),
     ("from a\nRUN x\ncopy a b\n", "ConsistentInstructionCasing", 2),
     ("FROM a AS x\nFROM a AS x\n", "DuplicateStageName", 2),
+    ("FROM a\nEXPOSE 80:80\n", "ExposeInvalidFormat", 2),
+    ("FROM a\nEXPOSE 80 127.0.0.1:80:80\n", "ExposeInvalidFormat", 2),
+    ("FROM a\nEXPOSE 80/TCP\n", "ExposeProtoCasing", 2),
     ("FROM a as x\n", "FromAsCasing", 1),
+    ("FROM --platform=linux/amd64 a AS x\n", "FromPlatformFlagConstDisallowed", 1),
+    ("ARG V\nFROM a:$V\n", "InvalidDefaultArgInFrom", 2),
+    ("ARG V\nFROM $V\n", "InvalidDefaultArgInFrom", 2),
+    ("FROM --platform=$TARGETPLATFORM a\n", "RedundantTargetPlatform", 1),
     ("FROM a\nCMD run me\n", "JSONArgsRecommended", 2),
     ("FROM a\nENTRYPOINT run me\n", "JSONArgsRecommended", 2),
     ("FROM a\nENV b c\n", "LegacyKeyValueFormat", 2),
@@ -50,10 +58,30 @@ def test_every_rule_has_a_case() -> None:
         "from a as b\nrun x\n",
         "FROM a\nENV KEYBOARD=x MONKEY=y\n",
         "FROM --platform=$BUILDPLATFORM a\n",
+        "FROM --platform=linux/amd64 a AS tools-amd64\n",
+        "ARG R=host:5000/x/y V=1.2\nFROM $R:$V\nEXPOSE 80/udp $P:1\n",
+        "ARG V=a@sha256:0123456789abcdef\nFROM ${V}\n",
+        "FROM a\nARG PUBLIC_KEY\n",
+        "# some words\nARG v=1\n# others\nFROM a AS x\n",
     ],
 )
 def test_fine(text: str) -> None:
     assert check(parse(text.encode()))[0] == []
+
+
+def test_what_the_context_leaves_out_cannot_be_copied() -> None:
+    text = b"FROM a\nCOPY ./gone here /\nADD https://x/gone /\nCOPY --from=b gone /\nADD /gone/x . /\n"
+    found = check(parse(text), Ignore(["gone"]))[0]
+    assert [(item.rule, item.line) for item in found] == [("CopyIgnoredFile", 2), ("CopyIgnoredFile", 5)]
+    assert found[0].message == 'Attempting to Copy file "./gone" that is excluded by .dockerignore'
+
+
+def test_experimental_rules_are_asked_for() -> None:
+    text = "# foo is a version\n# bar the other\nARG foo=1\n# x makes it\nFROM a AS x\n# y\nRUN z\n"
+    assert check(parse(text.encode()))[0] == []
+    for name in ("all", "InvalidDefinitionDescription"):
+        found = check(parse(f"# check=experimental={name}\n{text}".encode()))[0]
+        assert [(item.rule, item.line) for item in found] == [("InvalidDefinitionDescription", 4)]
 
 
 def test_directives_skip_rules_and_make_errors() -> None:

@@ -209,7 +209,9 @@ class StepCache:
         self._run("INSERT OR REPLACE INTO containers VALUES (?)", (container_id,))
 
     def container_ended(self, container_id: str) -> None:
-        self._run("DELETE FROM containers WHERE id = ?", (container_id,))
+        """A full disk is no error, and least of all the reason why a step failed: the next daemon looks for it then."""
+        with contextlib.suppress(SystemFailure):
+            self._run("DELETE FROM containers WHERE id = ?", (container_id,))
 
     def leftover_containers(self) -> list[str]:
         """Of steps that a daemon's end has interrupted."""

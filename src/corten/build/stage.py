@@ -238,6 +238,7 @@ class StageRun:
         if build.is_fresh(self.stage):
             image = self._make(made)
             self._remember(made, parent, image)
+            build.cache.remember_inputs(self._place, {"": parent, **made.inputs()})
             self._moved_to(image)
             return
         with build.cache.claim(made.key, build.cancellation) as image:
@@ -248,6 +249,7 @@ class StageRun:
                     self._step.is_cached = True
                 if not image:
                     self._remember(made, parent, found)
+                    build.cache.remember_inputs(self._place, {"": parent, **made.inputs()})
                 image = found
             else:
                 self._explain(made)
@@ -469,15 +471,14 @@ def difference(known: Mapping[str, str] | None, current: Mapping[str, str]) -> s
     """What of a step's inputs is not as it was the last time, in one line."""
     if known is None:
         return "this step was never built here"
-    if known.get("") != current.get(""):
-        return "the step above it was built anew"
+    above = "the step above it was built anew" if known.get("") != current.get("") else ""
     changed = []
-    for name in sorted(known.keys() | current.keys()):
+    for name in sorted((known.keys() | current.keys()) - {""}):
         if known.get(name) == current.get(name):
             continue
         what = "changed" if name in known and name in current else "is new" if name in current else "is gone"
         changed.append(f"{name} {what}")
     if not changed:
-        return "its image was removed"
+        return above or "its image was removed"
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return ", ".join(changed[:5]) + more
+    return ", ".join(changed[:5]) + more + (f"; {above}" if above else "")

@@ -6,16 +6,20 @@ The names are those of Docker's build checks (docs.docker.com/reference/build-ch
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from corten.dockerfile import instructions as ins
+from corten.dockerfile.ignore import Ignore
 from corten.dockerfile.words import WordError, expand
 from corten.errors import InvalidParameter
 
 _SECRET = re.compile(r"(?i)(^|_)(apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(_|$)")
+_PUBLIC = re.compile(r"(?i)(^|_)public(_|$)")
 _VARIABLE = re.compile(r"(?<![\\$])\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:[\w][\w.-]*)?(@[\w+.-]+:[0-9a-fA-F]+)?")
 _AUTOMATIC = re.compile(r"(BUILD|TARGET)(PLATFORM|OS|ARCH|VARIANT)\Z|(?i:(https?|ftp|no|all)_proxy)\Z|PATH\Z|HOME\Z")
 
 
@@ -31,30 +35,44 @@ class Finding:
 Check = Callable[[ins.Dockerfile], Iterator[tuple[int, str]]]
 
 
-def check(file: ins.Dockerfile) -> tuple[list[Finding], bool]:
-    """(findings by line, whether the file wants them to be errors).  Errors: InvalidParameter (check directive)."""
-    skipped, is_error = _wishes(file.directives.get("check", ""))
+def check(file: ins.Dockerfile, ignore: Ignore | None = None) -> tuple[list[Finding], bool]:
+    """(findings by line, whether the file wants them to be errors).
+
+    ignore: what the context leaves out, when it is known
+    Errors: InvalidParameter (check directive).
+    """
+    skipped, wanted, is_error = _wishes(file.directives.get("check", ""))
+    rules = dict(RULES)
+    if wanted & {"all", *(name.lower() for name in EXPERIMENTAL)}:
+        rules.update((name, rule) for name, rule in EXPERIMENTAL.items() if wanted & {"all", name.lower()})
+    if ignore is not None:
+        rules["CopyIgnoredFile"] = lambda file: _ignored(file, ignore)
     found = [
         Finding(name, line, message)
-        for name, rule in RULES.items()
+        for name, rule in rules.items()
         if name.lower() not in skipped and "all" not in skipped
         for line, message in rule(file)
     ]
     return sorted(found, key=lambda item: (item.line, item.rule)), is_error
 
 
-def _wishes(text: str) -> tuple[set[str], bool]:
+def _wishes(text: str) -> tuple[set[str], set[str], bool]:
+    """(rules to leave out, experimental ones to look for, whether what is found is an error)."""
     skipped: set[str] = set()
+    wanted: set[str] = set()
     is_error = False
     for part in filter(None, (item.strip() for item in text.split(";"))):
         name, _, value = part.partition("=")
+        listed = {item.strip().lower() for item in value.split(",")}
         if name.strip().lower() == "skip":
-            skipped.update(item.strip().lower() for item in value.split(","))
+            skipped |= listed
+        elif name.strip().lower() == "experimental":
+            wanted |= listed
         elif name.strip().lower() == "error" and value.strip().lower() in ("true", "false"):
             is_error = value.strip().lower() == "true"
         else:
             raise InvalidParameter(f"invalid check directive: {part}")
-    return skipped, is_error
+    return skipped, wanted, is_error
 
 
 def _all(file: ins.Dockerfile) -> Iterator[ins.Instruction]:
@@ -168,7 +186,7 @@ def _secrets(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
         elif isinstance(item, ins.Arg):
             names = [name for name, _ in item.pairs]
         for name in names:
-            if _SECRET.search(name):
+            if _SECRET.search(name) and not _PUBLIC.search(name):
                 yield (
                     item.line.number,
                     f'Do not use ARG or ENV instructions for sensitive data ({item.keyword} "{name}")',
@@ -180,20 +198,95 @@ def _continuations(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
 
 
 def _from_arguments(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
-    known = {name: default or "" for item in file.arguments for name, default in item.pairs}
     for stage in file.stages:
-        for match in _VARIABLE.finditer(stage.start.image):
-            name = match[1] or match[2]
-            if name not in known and not _AUTOMATIC.match(name):
-                yield stage.start.line.number, f"FROM argument '{name}' is not declared"
+        for name in _undeclared(file, stage.start.image):
+            yield stage.start.line.number, f"FROM argument '{name}' is not declared"
+
+
+def _undeclared(file: ins.Dockerfile, text: str) -> list[str]:
+    known = {name for item in file.arguments for name, _ in item.pairs}
+    names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
+    return [name for name in names if name not in known and not _AUTOMATIC.match(name)]
+
+
+def _bad_defaults(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    known: dict[str, str] = {}
+    for item in file.arguments:
+        for name, default in item.pairs:
+            try:
+                known[name] = expand(default or "", known, file.escape)
+            except WordError:
+                continue  # told when it is built
+    for stage in file.stages:
+        text = stage.start.image
+        if not _VARIABLE.search(text) or _undeclared(file, text):
+            continue
         try:
-            if not expand(stage.start.image, known, file.escape).rstrip(":@"):
-                yield (
-                    stage.start.line.number,
-                    f"Default value for ARG {stage.start.image} results in empty or invalid base image name",
-                )
+            name = expand(text, known, file.escape)
         except WordError:
-            continue  # told when it is built
+            continue
+        if not _IMAGE.fullmatch(name):
+            yield (
+                stage.start.line.number,
+                f"Default value for ARG {text} results in empty or invalid base image name",
+            )
+
+
+def _platforms(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    for stage in file.stages:
+        if stage.start.platform in ("$TARGETPLATFORM", "${TARGETPLATFORM}"):
+            what = f"Setting platform to predefined {stage.start.platform} in FROM is redundant"
+            yield stage.start.line.number, f"{what} as this is the default behavior"
+
+
+def _constant_platforms(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    for stage in file.stages:
+        platform = stage.start.platform
+        if not platform or "$" in platform:
+            continue
+        if any(part and part in stage.start.alias for part in platform.lower().split("/")):
+            continue  # a stage that is meant for one platform and says so
+        yield stage.start.line.number, f'FROM --platform flag should not use constant value "{platform}"'
+
+
+def _ports(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    for item in _all(file):
+        for port in item.ports if isinstance(item, ins.Expose) else ():
+            if ":" in port and "$" not in port:
+                what = "EXPOSE instruction should not define an IP address or host-port mapping"
+                yield item.line.number, f"{what}, found '{port}'"
+
+
+def _port_casing(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    for item in _all(file):
+        for port in item.ports if isinstance(item, ins.Expose) else ():
+            protocol = port.rpartition("/")[2] if "/" in port and "$" not in port else ""
+            if protocol != protocol.lower():
+                yield item.line.number, f"Defined protocol '{port}' in EXPOSE instruction should be lowercase"
+
+
+def _descriptions(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
+    named: list[tuple[ins.Instruction, str]] = [(stage.start, stage.start.alias) for stage in file.stages]
+    named += [(item, item.pairs[0][0]) for item in _all(file) if isinstance(item, ins.Arg)]
+    for item, name in named:
+        last = item.line.comment.rpartition("\n")[2]
+        if name and last and last.partition(" ")[0] != name:
+            yield item.line.number, f"Comment for {name} should follow the format: `# {name} <description>`"
+
+
+def _ignored(file: ins.Dockerfile, ignore: Ignore) -> Iterator[tuple[int, str]]:
+    for item in _all(file):
+        if not isinstance(item, ins.Transfer) or item.origin:
+            continue
+        for source in item.sources:
+            if re.match(r"\w+://|git@", source) or "$" in source:
+                continue
+            path = posixpath.normpath(source).lstrip("/")
+            if path != "." and ignore.excludes(path):
+                yield (
+                    item.line.number,
+                    f'Attempting to {item.keyword.title()} file "{source}" that is excluded by .dockerignore',
+                )
 
 
 def _undefined(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
@@ -231,12 +324,17 @@ def _texts(item: ins.Instruction) -> list[str]:
 RULES: dict[str, Check] = {
     "ConsistentInstructionCasing": _casing,
     "DuplicateStageName": _duplicate_stages,
+    "ExposeInvalidFormat": _ports,
+    "ExposeProtoCasing": _port_casing,
     "FromAsCasing": _as_casing,
+    "FromPlatformFlagConstDisallowed": _constant_platforms,
+    "InvalidDefaultArgInFrom": _bad_defaults,
     "JSONArgsRecommended": _shell_commands,
     "LegacyKeyValueFormat": _old_pairs,
     "MaintainerDeprecated": _maintainer,
     "MultipleInstructionsDisallowed": _several,
     "NoEmptyContinuation": _continuations,
+    "RedundantTargetPlatform": _platforms,
     "ReservedStageName": _reserved_stages,
     "SecretsUsedInArgOrEnv": _secrets,
     "StageNameCasing": _stage_casing,
@@ -244,3 +342,5 @@ RULES: dict[str, Check] = {
     "UndefinedVar": _undefined,
     "WorkdirRelativePath": _workdirs,
 }
+# looked for when the Dockerfile asks for it: ``# check=experimental=NAME``
+EXPERIMENTAL: dict[str, Check] = {"InvalidDefinitionDescription": _descriptions}

@@ -82,9 +82,11 @@ class _Answer:
 
 def _check(context: Context, place: str, file: str) -> None:
     """Look for mistakes without building.  Errors: ExitStatus when there are some, DockerfileError."""
+    from corten.cli.context_tar import find_ignore
     from corten.dockerfile.lint import check
     from corten.dockerfile.parser import parse
 
+    ignore = None
     if file == "-" or place == "-":
         name, content = "Dockerfile", build_contexts.standard_input()
     else:
@@ -94,8 +96,10 @@ def _check(context: Context, place: str, file: str) -> None:
                 content = source.read()
         except OSError as error:
             raise NotFound(f"cannot read {name}: {error.strerror}") from None
+        if os.path.isdir(place):
+            ignore = find_ignore(place, os.path.relpath(name, place))
     parsed = parse(content)
-    findings, is_error = check(parsed)
+    findings, is_error = check(parsed, ignore)
     for finding in findings:
         context.print(f"{'ERROR' if is_error else 'WARNING'}: {finding.rule}\n{finding.message}")
         context.print(f"{name}:{finding.line}\n{finding.line:4} | {parsed.lines[finding.line - 1]}\n")
