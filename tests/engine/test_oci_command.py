@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import copy
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 from runtime_support import Oci, make_spec, read_terminal
+
+import corten
 
 pytestmark = pytest.mark.needs("busybox")
 
@@ -71,6 +74,23 @@ def test_run_gives_output_and_exit_code(oci: Oci) -> None:
     script(oci, "kill -9 $$")
     oci.write({**oci.spec, "linux": {**oci.spec["linux"], "namespaces": [{"type": "mount"}]}} | {"hostname": ""})
     assert oci("run", "-b", str(oci.bundle), "c1", check=False).returncode == 137
+
+
+@pytest.mark.needs("userns")
+def test_with_ids_of_its_own_nothing_is_read_that_is_closed_to_them(oci: Oci, tmp_path: Path) -> None:
+    """Whoever installs below /root, which only root enters: the filter's tables, and modules, are there before."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(Path(corten.__file__).parent, closed / "corten")
+    spec = copy.deepcopy(oci.spec)
+    spec["linux"]["namespaces"].append({"type": "user"})
+    spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 1000}]
+    spec["process"]["args"] = ["grep", "Seccomp:", "/proc/self/status"]
+    oci.write(spec)
+    start = f"import sys; sys.path.insert(0, {str(closed)!r}); from corten.runtime.cli import main; main()"
+    words = [sys.executable, "-I", "-c", start, *oci.command("run", "-b", str(oci.bundle), "c1")[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.split()) == (0, ["Seccomp:", "2"]), done.stderr
 
 
 def test_run_hands_signals_over_and_can_keep_the_container(oci: Oci) -> None:

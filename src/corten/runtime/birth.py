@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from corten.errors import SystemFailure
 from corten.linux import process as kernel
-from corten.runtime import groups, hooks, idmap, joining, namespaces, resctrl, sources, terminal
+from corten.runtime import groups, hooks, idmap, joining, namespaces, resctrl, seccomp, sources, terminal
 from corten.runtime.handshake import Channel, Message
 from corten.runtime.init import Init
 from corten.runtime.init_request import InitRequest
@@ -97,6 +97,8 @@ class Birth:
         request = self._request
         # with a user namespace the child may neither open the host's paths nor enter the group by itself
         self._request = request = request._replace(join_cgroup=not request.in_user_namespace)
+        if request.in_user_namespace and (profile := self._linux.get("seccomp")):
+            seccomp.compiled(profile, request.seccomp_cache)  # the child finds it in the memory that it inherits
         if request.in_user_namespace and request.stdio is not None:
             terminal.give_to_namespace(request.stdio, idmap.host_root(self._linux))
         try:
