@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import socket
+import tarfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from test_buildkit_files import client, run
 
+from corten.api.buildkit.layouts import write_layout
 from corten.build.ssh_agent import connected
 from corten.build.workshop import Cancellation, Cancelled
 from corten.buildkit.agents import SessionAgents
@@ -310,6 +313,34 @@ def test_blobs_for_a_layout() -> None:
         async with client({"/containerd.services.content.v1.Content/Read": reading}) as (session, _):
             with pytest.raises(NotImplementedYet, match="takes no blobs"):
                 await ContentStore(session, "local:/cache").write(digest, len(content), chunks())
+
+    run(work)
+
+
+def test_a_directory_that_does_not_answer_holds_no_thread_of_a_cancelled_build() -> None:
+    asked = asyncio.Event()
+
+    async def silent(call: ServerCall) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            member = tarfile.TarInfo(f"blobs/sha256/{digest_of(BLOB).partition(':')[2]}")
+            member.size = len(BLOB)
+            archive.addfile(member, io.BytesIO(BLOB))
+        yield content.getvalue()
+
+    async def work() -> None:
+        service = "/containerd.services.content.v1.Content"
+        async with client({f"{service}/Read": silent, f"{service}/Write": silent}) as (session, _):
+            cancellation = Cancellation()
+            writing = asyncio.ensure_future(write_layout(session, "/cache", chunks(), cancellation))
+            await asked.wait()
+            cancellation.cancel()
+            with pytest.raises(Cancelled):
+                await asyncio.wait_for(writing, 10)
 
     run(work)
 

@@ -142,9 +142,9 @@ class Client:
         """Ids of the images of a cache that the client has.  Errors: those of ``layouts.cached_images``."""
         return await layouts.cached_images(engine, await self._required(), directory, digest)
 
-    async def write_layout(self, directory: str, chunks: AsyncIterator[bytes]) -> None:
+    async def write_layout(self, directory: str, chunks: AsyncIterator[bytes], cancellation: Cancellation) -> None:
         """Errors: those of ``layouts.write_layout``."""
-        await layouts.write_layout(await self._required(), directory, chunks)
+        await layouts.write_layout(await self._required(), directory, chunks, cancellation)
 
     async def cached_images(self, engine: Engine, name: str) -> list[str]:
         """Images here that a cache's reference names.  Errors: NotFound, Unavailable, Unauthorized."""

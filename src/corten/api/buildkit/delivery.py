@@ -210,7 +210,7 @@ class Delivery:
         """The blobs; the client writes its index, for which it is told the descriptor."""
         made = await self._engine.builds.outputs.export(request)
         assert made.top is not None
-        await self._client.write_layout(directory, made.chunks)
+        await self._client.write_layout(directory, made.chunks, self._job.cancellation)
         self.response["cache.manifest"] = encode(made.top.document()).decode()
 
 

@@ -25,6 +25,7 @@ from corten.oci.manifest import Index, Manifest, index_document, parse_document
 from corten.oci.platform import Platform, this_machine
 
 if TYPE_CHECKING:
+    from corten.build.workshop import Cancellation
     from corten.buildkit.sessions import Session
     from corten.engine.engine import Engine
 
@@ -69,11 +70,13 @@ async def cached_images(engine: Engine, session: Session, directory: str, digest
     ]
 
 
-async def write_layout(session: Session, directory: str, chunks: AsyncIterator[bytes]) -> None:
+async def write_layout(
+    session: Session, directory: str, chunks: AsyncIterator[bytes], cancellation: Cancellation
+) -> None:
     """The blobs of an OCI layout go to a directory of the client; what its index names the client writes itself.
 
     chunks: the layout as a tar
-    Errors: NotImplementedYet (the client takes none), those of the session and of ``chunks``.
+    Errors: NotImplementedYet (the client takes none), Cancelled, those of the session and of ``chunks``.
     """
     store = ContentStore(session, f"{LOCAL}{directory}")
     loop = asyncio.get_running_loop()
@@ -84,7 +87,8 @@ async def write_layout(session: Session, directory: str, chunks: AsyncIterator[b
                 place, _, name = member.name.rpartition("/")
                 blob = archive.extractfile(member) if place == "blobs/sha256" else None
                 if blob is not None:
-                    on_loop(loop, store.write(Digest(f"sha256:{name}"), member.size, _chunks(blob)))
+                    writing = store.write(Digest(f"sha256:{name}"), member.size, _chunks(blob))
+                    on_loop(loop, writing, cancellation)
 
     await feed_thread(chunks, work)
 
