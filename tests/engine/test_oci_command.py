@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -431,6 +432,21 @@ def test_descriptors_are_preserved_and_no_others(oci: Oci) -> None:
         check=True,
     )
     assert done.stdout.split() == ["passed", "0", "1", "2", "3", "4"]  # 4 is the directory that ls itself reads
+
+
+def test_streams_that_the_caller_has_closed_are_the_null_device(oci: Oci) -> None:
+    oci.write(oci.spec | {"process": oci.spec["process"] | {"args": ["sleep", "60"]}})
+    words = shlex.join(oci.command("create", "-b", str(oci.bundle), "c1"))
+    done = subprocess.run(["sh", "-c", f"{words} <&- >&- 2>&-"], timeout=30, check=False)
+    assert done.returncode == 0
+    pid = oci.state("c1")["pid"]
+    streams = {name: os.readlink(f"/proc/{pid}/fd/{name}") for name in ("0", "1", "2")}
+    assert streams == dict.fromkeys(("0", "1", "2"), "/dev/null")
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        words = shlex.join(oci.command("list"))
+        done = subprocess.run(["sh", "-c", f"{words} {closed}"], capture_output=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    oci("delete", "-f", "c1")
 
 
 def test_spec_features_and_version(oci: Oci, tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def imported(script: str) -> set[str]:
 
 def called(*words: str) -> set[str]:
     return imported(
-        "from corten.runtime.cli import main\n"
-        f"try: main({list(words)!r})\n"
+        "import corten.runtime.cli\n"
+        "from corten.runtime.oci.command import run\n"
+        f"try: run({list(words)!r})\n"
         "except SystemExit: pass"
     )  # fmt: skip
 

@@ -8,10 +8,15 @@ which nobody can write to it (CVE-2019-5736).
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import sys
 
 import corten
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # commands of ours whose processes enter a container; at a restore it is criu that does
 _ENTERING = ("create", "run", "exec")
@@ -19,14 +24,34 @@ _ENTERING = ("create", "run", "exec")
 _LOWEST_DESCRIPTOR = 512
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if arguments is None and any(word in _ENTERING for word in words):
+def main() -> NoReturn:
+    """The command as a process."""
+    words = sys.argv[1:]
+    _complete_streams()
+    if any(word in _ENTERING for word in words):
         _execute_shielded(words)
+    _run(words)
+
+
+def _complete_streams() -> None:
+    """The null device for what the caller has closed: else a descriptor of ours would get its number, and a program
+    would be given it as its own stream.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _run(words: list[str]) -> NoReturn:
+    gc.disable()  # nothing that is imported becomes garbage
     from corten.runtime.oci.command import run
 
-    return run(words)
+    # what was to be said is out; for the interpreter to clear itself away takes as long as most answers
+    os._exit(run(words))
 
 
 def interpreter() -> str:
@@ -50,10 +75,7 @@ def _execute_shielded(words: list[str]) -> None:
     except OSError:
         return
     package = os.path.dirname(os.path.dirname(os.path.abspath(corten.__file__)))
-    code = (
-        f"import sys; sys.path.append({package!r}); "
-        f"from corten.runtime.cli import shielded; sys.exit(shielded({shield}))"
-    )
+    code = f"import sys; sys.path.append({package!r}); from corten.runtime.cli import shielded; shielded({shield})"
     try:
         os.execve(
             f"/proc/self/fd/{shield}/{os.path.basename(program)}",
@@ -64,11 +86,11 @@ def _execute_shielded(words: list[str]) -> None:
         os.close(shield)
 
 
-def shielded(shield: int) -> int:
+def shielded(shield: int) -> NoReturn:
     """``main`` in the shielded interpreter."""
     os.close(shield)
-    return main(sys.argv[1:])
+    _run(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

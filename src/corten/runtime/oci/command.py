@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 
 from corten.errors import CommandNotExecutable, CommandNotFound, CortenError, InvalidParameter
@@ -16,6 +17,7 @@ def run(words: list[str]) -> int:
     from corten.runtime.oci.call import Call
     from corten.runtime.oci.log import Log
 
+    gc.enable()
     log = Log(options)
     try:
         _check(options)
