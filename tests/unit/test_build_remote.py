@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import http.server
 import os
@@ -271,6 +272,41 @@ def test_contexts_from_git(tmp_path: Path, repository: str) -> None:
     with pytest.raises(Forbidden):
         fetched(scratch, repository, host_network=False)
     assert not list(scratch.iterdir())
+
+
+def test_submodules_with_relative_addresses(tmp_path: Path, repository: str) -> None:
+    work = tmp_path / "served" / "r.git"
+    library = work.with_name("library")
+    library.mkdir()
+    run_git("init", "-q", "-b", "main", cwd=library)
+    (library / "code").write_text("of the library\n")
+    run_git("add", "-A", cwd=library)
+    run_git("commit", "-q", "-m", "one", cwd=library)
+    run_git("-c", "protocol.file.allow=always", "submodule", "add", "-q", "../library", "lib", cwd=work)
+    run_git("commit", "-q", "-m", "with a submodule", cwd=work)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assert fetched(scratch, repository)["lib/code"] == b"of the library\n"
+
+
+def test_repositories_of_plain_web_servers(tmp_path: Path, repository: str) -> None:
+    """Files alone: there no part of a history can be asked for."""
+    served = tmp_path / "served"
+    run_git("clone", "-q", "--bare", str(served / "r.git"), str(served / "bare.git"), cwd=served)
+    run_git("update-server-info", cwd=served / "bare.git")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/bare.git"
+        assert fetched(scratch, f"{address}#other")["Dockerfile"] == b"FROM other\n"
+        with pytest.raises(Unavailable, match="absent"):
+            fetched(scratch, f"{address}#absent")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_add_of_a_repository(place: Workplace, repository: str) -> None:

@@ -30,6 +30,7 @@ _SCHEMES = ("https", "http", "git", "ssh")
 _SHORT = re.compile(r"(?:[A-Za-z0-9_.-]+@)[A-Za-z0-9.-]+:[^\s]+\Z")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}\Z")
 _TIMEOUT_S = 1800
+_NO_DEPTH = "does not support shallow"
 
 
 def is_git(address: str) -> bool:
@@ -68,9 +69,17 @@ def clone_into(
         run = _Git(url, place, cancellation)
         run("init", "--quiet", "--", checkout)
         run.directory = checkout
-        run("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, ref or "HEAD")
+        run("remote", "add", "--", "origin", url)  # what relative addresses of submodules count from
+        try:
+            depth = ["--depth=1"]
+            run("fetch", "--quiet", "--no-tags", *depth, "--", "origin", ref or "HEAD")
+        except Unavailable as error:
+            if _NO_DEPTH not in error.message:
+                raise
+            depth = []  # files of a plain web server
+            run("fetch", "--quiet", "--no-tags", "--", "origin", ref or "HEAD")
         run("-c", "core.symlinks=true", "checkout", "--quiet", "--detach", "FETCH_HEAD", "--")
-        run("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
+        run("submodule", "--quiet", "update", "--init", "--recursive", *depth)
         _take(context, checkout, subdirectory, keep_git=keep_git)
         return run("rev-parse", "--verify", "FETCH_HEAD").strip()
     finally:
