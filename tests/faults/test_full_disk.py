@@ -97,7 +97,9 @@ def test_no_room_for_anything(small: Daemon) -> None:
     small.docker("stop", "-t", "0", "before")
     assert small.inspect("before")["State"]["ExitCode"] == 137
     # removing is what makes room
+    container_id = small.inspect("before")["Id"]
     small.docker("rm", "before")
+    assert not (small.exec_root / container_id).exists(), "its exit waited for room to be recorded, and goes with it"
     ballast.unlink()
     assert small.docker("run", "--rm", "busybox", "echo", "fine").stdout == "fine\n"
 

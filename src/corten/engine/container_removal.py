@@ -119,8 +119,11 @@ class ContainerRemoval:
                 container.become(Status.DEAD)
                 self._store.record(container)
                 raise
+            was_saved = self._store.is_saved(container)
             self._store.remove(container.id)
             self._index.drop(live)
+            if not was_saved:
+                await self._lifecycle.forget_run(live)
         self._lifecycle.publish(live, "destroy")
         live.resolve_waiters(frozenset({"removed", "not-running", "next-exit"}), container.state.exit_code)
 

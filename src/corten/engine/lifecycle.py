@@ -103,6 +103,10 @@ class Lifecycle:
         live.oom_told = True
         self.publish(live, "oom")
 
+    async def forget_run(self, live: Live) -> None:
+        """What is kept of the last run until its exit can be recorded: nobody will ask for it."""
+        await self._shims.forget(live.container.id)
+
     # -- start ----------------------------------------------------------------------------------------------------
 
     async def start(self, live: Live) -> bool:
