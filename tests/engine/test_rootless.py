@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from corten.linux import mounts
+from daemons import BIN
 from machine import CLIENTS
 from users import User
 
@@ -370,6 +371,29 @@ def test_two_users_share_nothing(user: User, places: Path) -> None:
         assert not [line for line in sockets if "@" in line and "corten" in line]
     finally:
         other.leave()
+
+
+@pytest.mark.needs("podman")
+def test_podman_without_root_runs_containers_with_our_runtime(places: Path, busybox_tar: Path) -> None:
+    user = new_user(places, 54_021, (FIRST + 10 * COUNT, COUNT))
+    archive = user.give(busybox_tar, "busybox.tar")
+
+    def podman(*words: str) -> str:
+        runtime = ("--runtime", str(BIN / "corten-oci"), "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs")
+        return user.run(["podman", *runtime, *words], DOCKER_CONFIG=None).stdout
+
+    podman("import", str(archive), "bb")
+    own = ("--network", "none", "bb", "/bin/busybox")
+    ids = podman("run", "--rm", *own, "cat", "/proc/self/uid_map").split()
+    assert ids == ["0", str(user.uid), "1", "1", str(FIRST + 10 * COUNT), str(COUNT)]
+    podman("run", "-d", "--name", "held", *own, "sleep", "60")
+    assert "sleep 60" in podman("exec", "held", "/bin/busybox", "ps")
+    assert (user.runtime / "corten-oci").is_dir()
+    podman("rm", "-f", "-t", "0", "held")
+    podman("system", "migrate")  # ends the process that holds its namespaces
+    done = user.run(["corten-oci", "run", "c1"], check=False)
+    assert done.returncode == 1
+    assert "podman unshare" in done.stderr
 
 
 def test_directories_are_closed(user: User) -> None:

@@ -83,8 +83,8 @@ def is_scope(path: str) -> bool:
 
 
 def _is_usable(target: str) -> bool:
-    """In a user namespace only what was delegated to the user: groups of others cannot be used for anything."""
-    return user_namespace.is_initial() or os.access(target, os.W_OK)
+    """Without the machine's root only what was delegated to the user: groups of others cannot be used for anything."""
+    return (os.geteuid() == 0 and user_namespace.is_initial()) or os.access(target, os.W_OK)
 
 
 @functools.cache

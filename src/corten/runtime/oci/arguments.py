@@ -8,13 +8,16 @@ import os
 from collections.abc import Callable
 
 from corten import __version__
+from corten.linux import user_namespace
 from corten.runtime.oci.commands import COMMANDS
 
 
 def default_root() -> str:
-    if os.geteuid() == 0:
+    """Of the user: also where Podman has made it root of a user namespace."""
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0 and (not own or user_namespace.is_initial()):
         return "/run/corten-oci"
-    return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/run/user/{os.geteuid()}'}/corten-oci"
+    return f"{own or f'/run/user/{os.geteuid()}'}/corten-oci"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

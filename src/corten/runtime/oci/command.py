@@ -41,3 +41,7 @@ def _check(options: argparse.Namespace) -> None:
     rootless = os.geteuid() != 0
     if options.rootless != "auto" and (options.rootless == "true") != rootless:
         raise InvalidParameter(f"--rootless={options.rootless} is not the case: the user is {os.geteuid()}")
+    if rootless and options.command in ("create", "run", "restore"):
+        raise InvalidParameter(
+            "without root this works where one is root of a user namespace, as below Podman or with podman unshare"
+        )
