@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,15 @@ def test_names_of_files(url: str, name: str) -> None:
 # -- contexts ---------------------------------------------------------------------------------------------------------
 
 
-def fetched(tmp_path: Path, address: str, *, host_network: bool = True) -> dict[str, bytes | None]:
+def fetched(
+    tmp_path: Path, address: str, *, host_network: bool = True, secrets: Mapping[str, bytes] | None = None
+) -> dict[str, bytes | None]:
     context = Context(tmp_path)
     try:
-        remote_context(context, address, tmp_path, Cancellation(), host_network=host_network, dockerfile="Dockerfile")
+        remote_context(
+            context, address, tmp_path, Cancellation(), host_network=host_network, dockerfile="Dockerfile",
+            secrets=secrets or {},
+        )  # fmt: skip
         return {path: read(context, path) for path in sorted(context.paths())}
     finally:
         context.close()
@@ -307,6 +312,70 @@ def test_repositories_of_plain_web_servers(tmp_path: Path, repository: str) -> N
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _LockedGit(http.server.BaseHTTPRequestHandler):
+    """git's own HTTP service, for who says the right word."""
+
+    root = ""
+    word = ""
+
+    def do_GET(self) -> None:
+        said = self.headers.get("Authorization", "")
+        if said != self.word:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        path, _, query = self.path.partition("?")
+        environment = {
+            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": self.root, "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command, "PATH_INFO": path, "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""), "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+        }  # fmt: skip
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True, check=True)
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        self.send_response(200)
+        for line in head.decode().splitlines():
+            self.send_header(*line.split(": ", 1))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("secrets", "word"),
+    [
+        ({"GIT_AUTH_TOKEN": b"t0ken\n"}, "basic eC1hY2Nlc3MtdG9rZW46dDBrZW4="),
+        ({"GIT_AUTH_HEADER": b"Bearer abc", "GIT_AUTH_TOKEN": b"other"}, "Bearer abc"),
+        ({"GIT_AUTH_TOKEN.HOST": b"t0ken", "GIT_AUTH_HEADER": b"other"}, "basic eC1hY2Nlc3MtdG9rZW46dDBrZW4="),
+    ],
+)
+def test_a_repository_that_wants_a_secret(
+    tmp_path: Path, repository: str, secrets: dict[str, bytes], word: str
+) -> None:
+    _LockedGit.root, _LockedGit.word = str(tmp_path / "served"), word
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _LockedGit) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        netloc = f"127.0.0.1:{server.server_port}"
+        given = {name.replace("HOST", netloc): content for name, content in secrets.items()}
+        found = fetched(scratch, f"http://{netloc}/r.git", secrets=given)
+        assert found["Dockerfile"] == b"FROM base\n"
+        for wrong in ({}, {"GIT_AUTH_TOKEN.elsewhere": b"t0ken"}):
+            with pytest.raises(Unavailable, match="failed to fetch the git context"):
+                fetched(scratch, f"http://{netloc}/r.git", secrets=wrong)
+        server.shutdown()
+    assert not git.authorization("ssh://h/r.git", {"GIT_AUTH_TOKEN": b"t0ken"})
+    with pytest.raises(InvalidParameter, match="GIT_AUTH_HEADER is no header"):
+        git.authorization("https://h/r.git", {"GIT_AUTH_HEADER": b"a\nb"})
 
 
 def test_add_of_a_repository(place: Workplace, repository: str) -> None:

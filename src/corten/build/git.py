@@ -7,6 +7,7 @@ checkout mean nothing outside of it (CVE-2019-13139, CVE-2022-39253, CVE-2026-33
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +33,8 @@ _SHORT = re.compile(r"(?:[A-Za-z0-9_.-]+@)[A-Za-z0-9.-]+:[^\s]+\Z")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}\Z")
 _TIMEOUT_S = 1800
 _NO_DEPTH = "does not support shallow"
+_HEADER, _TOKEN = "GIT_AUTH_HEADER", "GIT_AUTH_TOKEN"
+_NOTHING: Mapping[str, bytes] = {}
 
 
 def is_git(address: str) -> bool:
@@ -51,10 +55,11 @@ def clone_into(
     *,
     host_network: bool,
     keep_git: bool = False,
+    secrets: Mapping[str, bytes] = _NOTHING,
 ) -> str:
     """Clone a ref of a repository, with submodules, and take the (sub)directory as the context; the commit.
 
-    keep_git: the directory ``.git`` comes along
+    keep_git: the directory ``.git`` comes along; secrets: of the client, see ``authorization``
     Errors: InvalidParameter (address, ref, subdirectory), Forbidden, Unavailable (git fails), Cancelled.
     """
     url, ref, subdirectory = split_address(address)
@@ -66,7 +71,7 @@ def clone_into(
     try:
         checkout = f"{place}/checkout"
         os.mkdir(checkout, 0o700)
-        run = _Git(url, place, cancellation)
+        run = _Git(url, place, cancellation, authorization(url, secrets))
         run("init", "--quiet", "--", checkout)
         run.directory = checkout
         run("remote", "add", "--", "origin", url)  # what relative addresses of submodules count from
@@ -84,6 +89,28 @@ def clone_into(
         return run("rev-parse", "--verify", "FETCH_HEAD").strip()
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def authorization(url: str, secrets: Mapping[str, bytes]) -> str:
+    """What a repository is told of its client: secrets of BuildKit's names, those of the host first; "" for nothing.
+
+    Errors: InvalidParameter for what no header can hold.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    for host in (f".{parts.netloc.rpartition('@')[2]}", ""):
+        for name in (_HEADER, _TOKEN):
+            content = secrets.get(f"{name}{host}")
+            if content is None:
+                continue
+            if name == _TOKEN:
+                return "basic " + base64.b64encode(b"x-access-token:" + content.strip()).decode()
+            text = content.decode("latin-1").strip()
+            if not text.isprintable():
+                raise InvalidParameter(f"the secret {name}{host} is no header")
+            return text
+    return ""
 
 
 def split_address(address: str) -> tuple[str, str, str]:
@@ -124,7 +151,7 @@ def _check_host(url: str) -> None:
 
 
 class _Git:
-    def __init__(self, url: str, home: str, cancellation: Cancellation) -> None:
+    def __init__(self, url: str, home: str, cancellation: Cancellation, authorization: str) -> None:
         scheme = "ssh" if "://" not in url else urlsplit(url).scheme
         self._cancellation = cancellation
         self.directory = home
@@ -140,6 +167,13 @@ class _Git:
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
         }
+        if authorization:  # for this host alone, and where no list of processes shows it
+            parts = urlsplit(url)
+            self._environment |= {
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc.rpartition('@')[2]}/.extraHeader",
+                "GIT_CONFIG_VALUE_0": f"Authorization: {authorization}",
+            }
 
     def __call__(self, *arguments: str) -> str:
         """What git writes.  Errors: Unavailable with what git said, Cancelled."""

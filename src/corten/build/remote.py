@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from corten.build import fetch, git
@@ -21,6 +22,9 @@ def is_archive(start: bytes) -> bool:
     return start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
 
 
+_NOTHING: Mapping[str, bytes] = {}
+
+
 def remote_context(
     context: Context,
     address: str,
@@ -30,14 +34,18 @@ def remote_context(
     host_network: bool,
     dockerfile: str,
     keep_git: bool = False,
+    secrets: Mapping[str, bytes] = _NOTHING,
 ) -> None:
     """Fill a context.
 
     dockerfile: what a lone Dockerfile is called; keep_git: the directory ".git" of a repository comes along
+    secrets: that a repository may want, see ``git.authorization``
     Errors: InvalidParameter (address), Unavailable (network), Forbidden, Cancelled.
     """
     if git.is_git(address):
-        git.clone_into(context, address, scratch, cancellation, host_network=host_network, keep_git=keep_git)
+        git.clone_into(
+            context, address, scratch, cancellation, host_network=host_network, keep_git=keep_git, secrets=secrets
+        )
         return
     if not fetch.is_url(address):
         raise InvalidParameter(f"remoteURL ({address[:200]}) could not be recognized as URL")

@@ -199,6 +199,7 @@ class TransferStep:
             build.cancellation,
             host_network=build.options.network == "host",
             keep_git=self._instruction.keep_git_dir,
+            secrets=build.options.secrets,
         )
         wanted = self._checksum.removeprefix("sha1:").lower()
         if wanted and (len(wanted) < 7 or not commit.startswith(wanted)):

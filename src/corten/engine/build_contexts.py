@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,7 @@ class Contexts:
     """Fills contexts for one build; ``close`` gives them back.
 
     digests: of files on this machine, over all builds
+    secrets: of the client, for repositories that want them
     """
 
     def __init__(self, query: BuildQuery, scratch: Path, digests: FileDigests, cancellation: Cancellation) -> None:
@@ -45,6 +46,7 @@ class Contexts:
         self._digests = digests
         self._cancellation = cancellation
         self._held = contextlib.ExitStack()
+        self.secrets: Mapping[str, bytes] = {}
 
     def close(self) -> None:
         self._held.close()
@@ -94,6 +96,7 @@ class Contexts:
         """
         frames = _Frames(stream)
         request = decode_request(frames.document())
+        self.secrets = request.secrets
         trees: dict[str, Tree] = {}
         images: dict[str, str] = {}
         main: BuildContext = self._new()
@@ -143,6 +146,7 @@ class Contexts:
             host_network=self._query.network == "host",
             dockerfile=self._query.dockerfile,
             keep_git=keep_git,
+            secrets=self.secrets,
         )
 
 

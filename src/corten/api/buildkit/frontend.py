@@ -79,6 +79,9 @@ class Frontend:
             await asyncio.shield(run_blocking(contexts.close))
 
     async def _run(self, contexts: Contexts) -> FrontendResult:
+        session = await self._client.session()
+        if session is not None:
+            contexts.secrets = SessionSecrets(session, self._job.cancellation)
         sources = Sources(self._engine, self._job, self._client, self._order, self._inputs, contexts)
         self._content = await sources.dockerfile()
         if self._order.request:
