@@ -27,15 +27,20 @@ cp /bin/busybox /state/image/bin/
 for name in sh sleep cat echo true tail head dd wc; do ln -s busybox /state/image/bin/$name; done
 tar -C /state/image -cf /state/image.tar .
 """
-LINGER = f"""
-loginctl enable-linger tester
-for i in $(seq 600); do [ ! -S {RUNTIME}/bus ] || break; sleep 0.1; done
+THERE = f"""
+for i in $(seq 900); do systemctl -q is-active user@{UID} && [ -S {RUNTIME}/bus ] && break; sleep 0.1; done
 systemctl is-active user@{UID}.service
 """
-ALL_CONTROLLERS = """
+LINGER = f"""
+loginctl enable-linger tester
+{THERE}"""
+# controllers are given to a service when it starts; the empty assignment takes back what the service's own file has
+DELEGATION = """
+systemctl stop user@{uid}.service
 mkdir -p /etc/systemd/system/user@.service.d
-printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf
+printf '[Service]\\nDelegate=\\nDelegate={controllers}\\n' > /etc/systemd/system/user@.service.d/delegate.conf
 systemctl daemon-reload
+systemctl start user@{uid}.service
 """
 # the daemon is a process outside of its namespaces and one inside, which listens: the outer one is told
 END_DAEMON = """
@@ -77,6 +82,11 @@ class User:
         path = self.guest.run("cat", f"/proc/{pid}/cgroup").output.strip().removeprefix("0::")
         return f"/sys/fs/cgroup{path}"
 
+    @property
+    def log(self) -> str:
+        """What the daemon has said."""
+        return self.sh("cat ~/.local/share/corten/cortend.log", check=False).output
+
     def end_daemon(self) -> None:
         self.guest.run("/corten/venv/bin/python", "-c", END_DAEMON, f"{RUNTIME}/corten/corten.sock")
 
@@ -87,17 +97,57 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         pytest.skip(f"this machine lacks: {reason}")
     with Guest(tmp_path_factory.mktemp("users"), init=Guest.SYSTEMD) as made:
         made.sh(ACCOUNT)
-        made.sh(ALL_CONTROLLERS)
-        made.sh(LINGER, timeout=120)
+        made.sh(LINGER, timeout=240)
         yield made
 
 
-@pytest.fixture
-def user(guest: Guest) -> Iterator[User]:
+def delegated(guest: Guest, controllers: str) -> Iterator[User]:
+    given = guest.sh("cat /etc/systemd/system/user@.service.d/delegate.conf", check=False).output
+    if f"Delegate={controllers}\n" not in given:
+        guest.sh(DELEGATION.format(uid=UID, controllers=controllers) + THERE, timeout=240)
     made = User(guest)
     yield made
     made.sh("for id in $(corten ps -aq); do corten rm -f $id; done", check=False)
     made.end_daemon()
+
+
+@pytest.fixture
+def user(guest: Guest) -> Iterator[User]:
+    yield from delegated(guest, "cpu cpuset io memory pids")
+
+
+@pytest.fixture
+def poor_user(guest: Guest) -> Iterator[User]:
+    """With what systemd before 250 gives by itself; later ones add cpu."""
+    yield from delegated(guest, "memory pids")
+
+
+def test_what_systemd_does_not_delegate_is_refused_or_told(poor_user: User) -> None:
+    """Memory and pids limit, and no other seems to."""
+    user = poor_user
+    info = json.loads(user.corten("info", "--format", "{{json .}}"))
+    names = ("MemoryLimit", "PidsLimit", "CpuCfsQuota", "CPUShares", "CPUSet")
+    assert [info[name] for name in names] == [True, True, False, False, False], user.log
+    missing = {"cpu cfs quota", "cpu shares", "cpuset", "io.weight", "io.max"}
+    assert missing <= {text.removeprefix("WARNING: No ").removesuffix(" support") for text in info["Warnings"]}
+    user.corten("import", "/state/image.tar", "box")
+    user.corten("run", "-d", "--name", "box", "-m", "64m", "--pids-limit", "20", "box", "sleep", "600")
+    group = user.group("box")
+    assert user.guest.sh(f"cd {group}; cat memory.max pids.max").output.split() == [str(64 << 20), "20"]
+    refused = "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted"
+    for words in ("run --rm --cpus 0.5 box true", "update --cpus 0.5 box"):
+        done = user.sh(f"corten {words} 2>&1", check=False)
+        assert (done.code != 0, refused in done.output) == (True, True), done.output
+    weaker = {
+        "--cpu-shares 512": "CPU shares",
+        "--cpu-quota 50000": "CPU CFS period/quota",
+        "--cpuset-cpus 0": "cpuset",
+        "--blkio-weight 100": "Block I/O weight",
+        "--device-read-bps /dev/vda:1mb": "BPS Block I/O read limit",
+    }
+    said = user.sh(f"corten run --rm {' '.join(weaker)} box true 2>&1").output
+    for words in weaker.values():
+        assert f"Your kernel does not support {words} or the cgroup is not mounted." in said
 
 
 def limits_are_real(user: User) -> str:
@@ -108,7 +158,7 @@ def limits_are_real(user: User) -> str:
         True,
         True,
         True,
-    )
+    ), user.log
     assert "name=rootless" in info["SecurityOptions"]
     user.corten("run", "-d", "--name", "box", "-m", "64m", "--cpus", "0.5", "--pids-limit", "20", "box", "sleep", "600")
     group = user.group("box")
@@ -139,7 +189,8 @@ def test_a_daemon_that_a_command_has_started(user: User) -> None:
     user.end_daemon()
     user.corten("update", "--pids-limit", "30", "box")
     assert user.guest.run("cat", f"{group}/pids.max").output.strip() == "30"
-    user.corten("run", "--rm", "-m", "32m", "box", "true")
+    done = user.sh("corten run --rm -m 32m box true 2>&1", check=False)
+    assert done.code == 0, f"{done.output}\n{user.log}"
 
 
 def test_a_service_of_the_users(user: User) -> None:
