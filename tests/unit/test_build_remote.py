@@ -200,6 +200,8 @@ def test_an_archive_or_a_dockerfile_from_a_url(tmp_path: Path, site: Any) -> Non
         ("https://h/r.git#v1.2:/sub/dir", ("https://h/r.git", "v1.2", "sub/dir")),
         ("git@h:o/r.git#:sub", ("git@h:o/r.git", "", "sub")),
         ("github.com/o/r", ("https://github.com/o/r", "", "")),
+        ("https://h/r.git?branch=main&subdir=/a/b", ("https://h/r.git", "main", "a/b")),
+        ("git://h/r?tag=v1", ("git://h/r", "v1", "")),
     ],
 )
 def test_git_addresses(address: str, expected: tuple[str, str, str]) -> None:
@@ -212,7 +214,8 @@ def test_git_addresses(address: str, expected: tuple[str, str, str]) -> None:
     [
         "git://h/r.git#--upload-pack=touch /tmp/x", "git://h/r#-x", "https://h/r.git#a..b", "https://h/r.git#main:../up",
         "https://h/r.git#main:a/../../up", "file:///etc", "ext::sh -c x", "-oProxyCommand=x", "git://h/r with space",
-        "ssh://-oProxyCommand=x/r\nb",
+        "ssh://-oProxyCommand=x/r\nb", "https://h/r.git?subdir=../up", "https://h/r.git?ref=--upload-pack=x",
+        "https://h/r.git?ref=a&tag=b", "https://h/r.git?other=x", "https://h/r.git?ref=a#b",
     ],
 )  # fmt: skip
 def test_hostile_git_addresses(address: str) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from corten.build import fetch
 from corten.build.context import Context
@@ -31,6 +31,7 @@ from corten.image.pipes import iterated
 _SCHEMES = ("https", "http", "git", "ssh")
 _SHORT = re.compile(r"(?:[A-Za-z0-9_.-]+@)[A-Za-z0-9.-]+:[^\s]+\Z")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}\Z")
+_REFS = ("ref", "branch", "tag", "commit")
 _TIMEOUT_S = 1800
 _NO_DEPTH = "does not support shallow"
 _HEADER, _TOKEN = "GIT_AUTH_HEADER", "GIT_AUTH_TOKEN"
@@ -119,6 +120,8 @@ def split_address(address: str) -> tuple[str, str, str]:
     if url.startswith("github.com/"):
         url = f"https://{url}"
     ref, _, subdirectory = fragment.partition(":")
+    if "?" in url:
+        url, ref, subdirectory = _queried(url, fragment)
     if url.startswith("-") or any(letter.isspace() or letter < " " for letter in url):
         raise InvalidParameter(f"invalid git address: {address[:200]}")
     if not _SHORT.match(url) and urlsplit(url).scheme not in _SCHEMES:
@@ -130,6 +133,18 @@ def split_address(address: str) -> tuple[str, str, str]:
     except InvalidParameter:
         raise InvalidParameter(f"invalid subdirectory of a git context: {subdirectory[:100]}") from None
     return url, ref, subdirectory
+
+
+def _queried(url: str, fragment: str) -> tuple[str, str, str]:
+    """``?ref=…&subdir=…`` in the place of a fragment.  Source: Docker's documentation of contexts, "URL queries"."""
+    url, _, query = url.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    wanted = {"ref" if name in _REFS else name: value for name, value in given}
+    if fragment or len(wanted) != len(given) or not wanted.keys() <= {"ref", "subdir"}:
+        raise InvalidParameter(
+            f"invalid query of a git address: {query[:100]} (one of {', '.join(_REFS)}; subdir; and no fragment beside)"
+        )
+    return url, wanted.get("ref", ""), wanted.get("subdir", "")
 
 
 def _check_host(url: str) -> None:
