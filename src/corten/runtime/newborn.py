@@ -4,7 +4,7 @@ It waits in new namespaces of the kinds that hold nothing of the host's.  A moun
 the host's mounts would keep file systems busy that somebody wants to unmount; init makes it when it is called.
 
 It moves to its control group itself.  On version 1 that takes 0.1 ms: "tasks" takes a single thread without a lock.  On
-version 2 it waits until no fork or exit of the whole machine is under way, 15 ms on an idle one, which is more than is
+version 2 it waits until no fork or exit of the whole machine is under way, 15 ms as measured, which is more than is
 saved: there init is born into its group, by ``joining.clone``, unless cgroup2 is mounted with ``favordynmods``.  Nor
 can a newborn's group be there before its container: version 2 renames none.  Source: cgroup-v2.rst.
 
