@@ -17,6 +17,8 @@ from corten.runtime.oci.times import now
 SOURCE = Path(arguments.__file__).parents[3]
 # by no command that engines call for each container
 HEAVY = {"asyncio", "dataclasses", "datetime", "inspect", "logging", "pathlib", "shutil", "subprocess", "threading"}
+if sys.version_info >= (3, 14):
+    HEAVY -= {"threading"}  # its ctypes imports that
 # nor by one that starts nothing: what makes containers is most of the package
 OF_STARTS = {"corten.cgroup.limits", "corten.runtime.init", "corten.runtime.lifecycle", "corten.runtime.seccomp"}
 LIGHT = {"hashlib", "typing", *OF_STARTS}
