@@ -17,8 +17,6 @@ from corten.runtime.oci.times import now
 SOURCE = Path(arguments.__file__).parents[3]
 # by no command that engines call for each container
 HEAVY = {"asyncio", "dataclasses", "datetime", "inspect", "logging", "pathlib", "shutil", "subprocess", "threading"}
-if sys.version_info >= (3, 14):
-    HEAVY -= {"threading"}  # its ctypes imports that
 # nor by one that starts nothing: what makes containers is most of the package
 OF_STARTS = {"corten.cgroup.limits", "corten.runtime.init", "corten.runtime.lifecycle", "corten.runtime.seccomp"}
 LIGHT = {"hashlib", "typing", *OF_STARTS}
@@ -39,6 +37,17 @@ def imported(script: str) -> set[str]:
         check=True,
     )
     return set(done.stderr.split("\n")[-2].split())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_pythons_own() -> None:
+    """What argparse and ctypes import by themselves is not ours: from Python 3.14 on that is much."""
+    for modules, script in (
+        (HEAVY, "import argparse; argparse.ArgumentParser('x').add_argument('y')"),
+        (LIGHT, "import argparse; argparse.ArgumentParser('x').add_argument('y')"),
+        (HEAVY, "import ctypes"),
+    ):
+        modules -= imported(script)
 
 
 def called(*words: str) -> set[str]:

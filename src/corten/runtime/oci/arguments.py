@@ -28,19 +28,16 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=int(columns) if columns.isdecimal() and columns != "0" else 100)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Without colours, which Python 3.14 imports ten milliseconds of modules for: engines read what is printed."""
-
-    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
-        super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=_Help)
-        self.color = False
-
-
 def parse(words: list[str]) -> tuple[argparse.Namespace, Callable[..., int]]:
     """What was asked for, and the function of the command; ends the process after --help, --version and mistakes."""
     options = _parser().parse_args(words)
     module = importlib.import_module(f"corten.runtime.oci.commands.{options.command}")
-    command = _Parser(f"corten-oci {options.command}", COMMANDS[options.command])
+    command = argparse.ArgumentParser(
+        prog=f"corten-oci {options.command}",
+        description=COMMANDS[options.command],
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
     module.arguments(command)
     return command.parse_args(options.rest, options), module.run
 
@@ -48,7 +45,13 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, Callable[..., int]]:
 def _parser() -> argparse.ArgumentParser:
     """Of what stands before the command: all commands together take longer to declare than most take to run."""
     listed = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
-    top = _Parser("corten-oci", "OCI runtime of Corten", f"commands:\n{listed}")
+    top = argparse.ArgumentParser(
+        prog="corten-oci",
+        description="OCI runtime of Corten",
+        epilog=f"commands:\n{listed}",
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
     top.add_argument("--root", default=default_root(), metavar="DIR", help="where the containers' state is kept")
     top.add_argument("--log", default="", metavar="FILE", help="where errors and warnings are written, besides stderr")
     top.add_argument("--log-format", default="text", choices=("text", "json"))
