@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,67 @@ def test_lists(oci: Oci) -> None:
     assert (document["id"], document["status"], document["owner"]) == ("c1", "created", "root")
     row = oci("list").stdout.splitlines()[1].split()
     assert row[:3] == ["c1", str(document["pid"]), "created"]
+
+
+def test_ps_with_options_of_its_own(oci: Oci) -> None:
+    script(oci, "sleep 61 & sleep 62; true")
+    oci.create("c1")
+    oci("start", "c1")
+    deadline = time.monotonic() + 10
+    while len(json.loads(oci("ps", "-f", "json", "c1").stdout)) != 3:
+        assert time.monotonic() < deadline
+    title, *lines = oci("ps", "c1", "-o", "pid,args", "-e").stdout.splitlines()
+    assert title.split() == ["PID", "COMMAND"]
+    assert sorted(line.split(maxsplit=1)[1] for line in lines) == [
+        "sh -c sleep 61 & sleep 62; true",
+        "sleep 61",
+        "sleep 62",
+    ]
+    assert oci("ps", "c1", "-o", "args", check=False).stderr == "corten-oci: ps -o args: it does not tell the PID\n"
+    refused = oci("ps", "c1", "--nonsense", check=False)
+    assert (refused.returncode, refused.stderr.startswith("corten-oci: ps --nonsense: ")) == (1, True)
+
+
+def test_exec_in_a_group_below(oci: Oci) -> None:
+    oci.create("c1")
+    oci("start", "c1")
+    groups = [path for path in Path("/sys/fs/cgroup").glob(f"*{oci.spec['linux']['cgroupsPath']}") if path.is_dir()]
+    for group in groups:
+        (group / "below").mkdir()
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (group / name).exists() and (group / name).read_text().strip():
+                (group / "below" / name).write_text((group / name).read_text())
+    pid_file = oci.bundle / "pid"
+    words = oci.command("exec", "--cgroup", "below", "-d", "--pid-file", str(pid_file), "c1", "sleep", "60")
+    subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    pid = pid_file.read_text()
+    assert all(pid in (group / "below/cgroup.procs").read_text().split() for group in groups)
+    for below, text in (("nowhere", "--cgroup nowhere: there is no /sys/fs/cgroup/"), ("../x", "invalid cgroup path")):
+        refused = oci("exec", "--cgroup", below, "c1", "true", check=False)
+        assert (refused.returncode, text in refused.stderr) == (1, True)
+
+
+@pytest.mark.needs("userns")
+def test_a_specification_for_who_is_root_of_a_user_namespace_only(oci: Oci) -> None:
+    (oci.bundle / "config.json").unlink()
+    words = oci.command("run", "-b", str(oci.bundle), "c1")
+    change = (
+        "import json, sys; spec = json.load(open(sys.argv[1]));"
+        " spec['process'].update(terminal=False, args=['id', '-u'])"
+    )
+    text = f"{change}; spec['root']['path'] = sys.argv[2]; json.dump(spec, open(sys.argv[1], 'w'))"
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"),
+            '"$1" spec --rootless -b "$2"; "$3" -c "$4" "$2/config.json" "$5"; shift 5; exec "$@"',
+            *("sh", words[0], str(oci.bundle), sys.executable, text, oci.spec["root"]["path"], *words),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 def test_ids(oci: Oci) -> None:

@@ -71,3 +71,20 @@ def default_spec() -> dict[str, Any]:
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     }
+
+
+def for_ordinary_user(uid: int, gid: int) -> dict[str, Any]:
+    """The same for one who is no root: the single id that he has is root inside; network and limits are the host's."""
+    spec = default_spec()
+    linux = spec["linux"]
+    del linux["resources"]
+    linux["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "user")]
+    linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+    for mount in spec["mounts"]:
+        if mount["type"] == "sysfs":
+            # only the owner of the network namespace may mount one
+            mount.update(type="none", source="/sys", options=["rbind", "nosuid", "noexec", "nodev", "ro"])
+        mount["options"] = [option for option in mount.get("options", ()) if option != "gid=5"]  # there is no such id
+    spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "cgroup"]  # they came with /sys
+    return spec

@@ -7,6 +7,7 @@ from typing import Any
 
 from corten.cgroup import stats
 from corten.cgroup.manager import Cgroup
+from corten.errors import InvalidParameter, SystemFailure
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -27,6 +28,27 @@ def processes(cgroup: Cgroup) -> list[tuple[int, str]]:
             continue  # has ended meanwhile
         found.append((pid, b" ".join(words).decode(errors="replace")))
     return found
+
+
+def as_ps_prints(cgroup: Cgroup, options: Sequence[str]) -> str:
+    """The lines of ps(1), called with these options, that are a container's.
+
+    Errors: InvalidParameter when ps refuses the options or tells no PID, SystemFailure when there is no ps.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(["ps", *options], capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise SystemFailure(f"ps: {(error.strerror or '').lower()}", step="ps", errno=error.errno or 0) from error
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+        raise InvalidParameter(f"ps {' '.join(options)}: {reason}")
+    title, *lines = done.stdout.splitlines() or [""]
+    if "PID" not in title.split():
+        raise InvalidParameter(f"ps {' '.join(options)}: it does not tell the PID")
+    column, ours = title.split().index("PID"), {str(pid) for pid in cgroup.pids()}
+    return "\n".join([title, *(line for line in lines if ours & set(line.split()[column : column + 1]))])
 
 
 def statistics(cgroup: Cgroup) -> dict[str, Any]:

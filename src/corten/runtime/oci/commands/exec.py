@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 
 from corten.cgroup.manager import Cgroup
+from corten.errors import InvalidParameter
 from corten.runtime import execution
 from corten.runtime.oci import handing
 from corten.runtime.oci.call import Call
@@ -27,6 +29,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--apparmor", default="", metavar="PROFILE")
     command.add_argument("--no-new-privs", action="store_true")
     command.add_argument("-c", "--cap", action="append", default=[], metavar="CAPABILITY", help="in addition")
+    command.add_argument("--cgroup", default="", metavar="PATH", help="a group that is there below the container's own")
     command.add_argument("--ignore-paused", action="store_true", help="wait until a paused container is resumed")
     command.add_argument("id")
     command.add_argument("args", nargs=argparse.REMAINDER)
@@ -38,6 +41,7 @@ def run(call: Call) -> int:
     status = call.states.status(state)
     if status != Status.PAUSED or not options.ignore_paused:
         require("exec", status)
+    cgroup = _group(state.cgroup_path, options.cgroup)
     spec = call.states.spec(options.id)
     process = process_of_exec(options, spec)
     handing.check_console(options.console_socket, process, detached=options.detach)
@@ -46,7 +50,7 @@ def run(call: Call) -> int:
             state.pid,
             spec,
             process,
-            cgroup=Cgroup(state.cgroup_path),
+            cgroup=cgroup,
             stdio=None,
             seccomp_cache=call.seccomp_cache,
             keep_fds=options.preserve_fds,
@@ -60,3 +64,16 @@ def run(call: Call) -> int:
         if foreground is None:
             return 0
         return foreground.follow(made.pid, made.pidfd, made.console_fd)
+
+
+def _group(path: str, below: str) -> Cgroup:
+    """The container's, or one below it.  Errors: InvalidParameter when that is not there, in one of the hierarchies."""
+    if not below:
+        return Cgroup(path)
+    if ":" in below:
+        raise InvalidParameter(f"--cgroup {below}: a group of single controllers is not supported, only PATH")
+    cgroup = Cgroup(f"{path}/{below}")
+    for directory in cgroup.hierarchies.directories(cgroup.path):
+        if not os.path.isdir(directory):
+            raise InvalidParameter(f"--cgroup {below}: there is no {directory}")
+    return cgroup

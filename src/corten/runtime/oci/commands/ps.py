@@ -13,12 +13,19 @@ from corten.runtime.oci.call import Call
 def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("-f", "--format", default="table", choices=("table", "json"))
     command.add_argument("id")
+    command.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="of ps(1), which then makes the table"
+    )
 
 
 def run(call: Call) -> int:
-    found = reports.processes(Cgroup(call.states.load(call.options.id).cgroup_path))
+    cgroup = Cgroup(call.states.load(call.options.id).cgroup_path)
     if call.options.format == "json":
-        call.print(json.dumps([pid for pid, _ in found]))
-    else:
-        call.print(reports.table([("PID", "CMD"), *((str(pid), command) for pid, command in found)]))
+        call.print(json.dumps(cgroup.pids()))
+        return 0
+    if call.options.options:
+        call.print(reports.as_ps_prints(cgroup, call.options.options))
+        return 0
+    found = reports.processes(cgroup)
+    call.print(reports.table([("PID", "CMD"), *((str(pid), command) for pid, command in found)]))
     return 0
