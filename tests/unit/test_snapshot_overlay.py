@@ -52,6 +52,18 @@ def test_a_layer_whose_short_name_is_lost_is_linked_again(layers: OverlaySnapsho
     assert layers.is_linked(above, below), "the same name as before"
 
 
+def test_the_name_of_a_container_whose_disk_is_not_mounted_is_its_own(layers: OverlaySnapshotter) -> None:
+    layers.create("c", made(layers))
+    (name,) = [link for link in short_names(layers) if link.readlink().parts[1] == "c"]
+    name.unlink()
+    name.symlink_to("../c/disk/diff")
+    assert layers.strays(set()) == []
+    for snapshot in ("c", "c-init"):
+        layers.discard(snapshot)
+    name.symlink_to("../c/disk/diff")
+    assert layers.strays(set()) == [name]
+
+
 def test_a_container_that_knows_no_layers_below_it_is_no_whole_one(layers: OverlaySnapshotter) -> None:
     layers.create("c", made(layers))
     assert layers.container_flaw("c") == ""

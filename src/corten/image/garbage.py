@@ -106,11 +106,13 @@ class Garbage:
         return used
 
     def sweep_start(self) -> None:
-        """Before anything runs: staged layers, snapshots that no record names, half-written blobs."""
+        """Before anything runs: staged layers, snapshots that no record names, names of nothing, half-written blobs."""
         known = {layer.snapshot for layer in self._metadata.layers()}
         for snapshot in self._snapshotter.ids():
             if snapshot not in known and not self._snapshotter.is_container(snapshot):
                 logger.info("removing the unfinished layer %s", snapshot)
                 self._discard(snapshot)
+        for link in self._snapshotter.strays(known):
+            link.unlink(missing_ok=True)
         self.sweep_layers()
         self.sweep_blobs()

@@ -212,8 +212,13 @@ class OverlaySnapshotter:
 
     def strays(self, known: set[str]) -> list[Path]:
         links = [self._root / "l" / name for name in os.listdir(self._root / "l")]
-        # "../<id>/diff", and "../<id>/disk/diff" while that file system is not mounted
-        return [link for link in links if not link.exists() and link.readlink().parts[1] not in known]
+        # "../<id>/disk/diff" leads to nothing, too, while that file system is not mounted
+        return [link for link in links if not link.exists() and not self._has_owner(link, known)]
+
+    def _has_owner(self, link: Path, known: set[str]) -> bool:
+        """Whether there is somebody whose name this is."""
+        snapshot_id = link.readlink().parts[1]
+        return snapshot_id in known or (self._root / snapshot_id).exists()
 
     def container_flaw(self, container_id: str) -> str:
         if not self.upper_path(container_id).is_dir():
