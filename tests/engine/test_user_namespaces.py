@@ -229,22 +229,24 @@ def test_remapped_with_a_network(tmp_path: Path, busybox_tar: Path, cgroup_paren
     made = Daemon(tmp_path, "--userns-remap", "daemon")
     with granted(f"daemon:{FIRST}:{COUNT}\n", tmp_path):
         made.start()
-        made.import_busybox(busybox_tar)
-        root = made.data_root / f"{FIRST}.{FIRST}"
-        assert made.docker("info", "-f", "{{.DockerRootDir}}").stdout.strip() == str(root)
-        assert (root / "containers").is_dir()
-        ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
-        script = f"cat /proc/self/uid_map; ls /sys/class/net; ip link set lo down; cat {ports}"
-        done = made.docker("run", "--rm", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", script)
-        assert done.stdout.split() == ["0", str(FIRST), str(COUNT), "eth0", "lo", "0"]
-        made.docker("run", "-d", "--name", "peer", "--ipc", "shareable", "busybox", "httpd", "-f", "-h", "/etc")
-        address = made.inspect("peer")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
-        done = made.docker("run", "--rm", "busybox", "wget", "-qO-", f"http://{address}/passwd")
-        assert done.stdout.startswith("root:")
-        done = made.docker("run", "--rm", "--ipc", "container:peer", "busybox", "ls", "/sys/class/net")
-        assert done.stdout.split() == ["eth0", "lo"]
-        made.remove_containers()
-        made.stop()
+        try:
+            made.import_busybox(busybox_tar)
+            root = made.data_root / f"{FIRST}.{FIRST}"
+            assert made.docker("info", "-f", "{{.DockerRootDir}}").stdout.strip() == str(root)
+            assert (root / "containers").is_dir()
+            ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+            script = f"cat /proc/self/uid_map; ls /sys/class/net; ip link set lo down; cat {ports}"
+            done = made.docker("run", "--rm", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", script)
+            assert done.stdout.split() == ["0", str(FIRST), str(COUNT), "eth0", "lo", "0"]
+            made.docker("run", "-d", "--name", "peer", "--ipc", "shareable", "busybox", "httpd", "-f", "-h", "/etc")
+            address = made.inspect("peer")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+            done = made.docker("run", "--rm", "busybox", "wget", "-qO-", f"http://{address}/passwd")
+            assert done.stdout.startswith("root:")
+            done = made.docker("run", "--rm", "--ipc", "container:peer", "busybox", "ls", "/sys/class/net")
+            assert done.stdout.split() == ["eth0", "lo"]
+        finally:
+            made.remove_containers()
+            made.stop()
 
 
 @contextlib.contextmanager
