@@ -128,6 +128,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "umoci": lambda: shutil.which("umoci") is not None,
     "newest docker": (CLIENTS / "usr/bin/docker").exists,
     "git": lambda: shutil.which("git") is not None,
+    "qemu-aarch64-static": lambda: shutil.which("qemu-aarch64-static") is not None,
     "rpmbuild": lambda: shutil.which("rpmbuild") is not None,
     "db5.3_load": lambda: shutil.which("db5.3_load") is not None,
     "sshd": Path("/usr/sbin/sshd").exists,
