@@ -565,6 +565,19 @@ def test_questions_about_a_dockerfile(daemon: Daemon, tmp_path: Path) -> None:
     assert not buildx(daemon, "history", "ls").splitlines()[1:]
 
 
+def test_the_check_knows_the_images_and_what_the_context_leaves_out(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_text("secret*\n")
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY secret.txt /$nowhere\nENV x=$PATH\n")
+    done = daemon.run([NEWEST, "buildx", "build", "--check", str(tmp_path)], check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert 'Attempting to Copy file "secret.txt" that is excluded by .dockerignore' in said
+    assert "Usage of undefined variable '$nowhere'" in said
+    assert "2 warnings" in said
+    said = buildx(daemon, "build", "--check", "--platform", "linux/arm64", str(tmp_path), check=False)
+    assert 'was pulled with platform "linux/amd64", expected "linux/arm64"' in said
+
+
 def test_warnings_and_errors_of_the_linter(daemon: Daemon, tmp_path: Path) -> None:
     text = "FROM busybox\nMAINTAINER me\n"
     assert "MaintainerDeprecated" in build_text(daemon, tmp_path, text)

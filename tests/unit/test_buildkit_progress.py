@@ -18,6 +18,7 @@ from corten.build.step_names import StepNames
 from corten.build.workshop import BuildFailed, Cancelled
 from corten.buildkit.proto import control_pb2 as pb
 from corten.dockerfile.errors import DockerfileError
+from corten.dockerfile.lint import Surroundings
 from corten.dockerfile.parser import parse
 from corten.errors import Conflict, InvalidParameter, NotFound, Unavailable
 from corten.grpc.status import Code
@@ -230,7 +231,7 @@ MAINTAINER me
 
 def asked(request: str, **attributes: str) -> dict[str, Any]:
     order = read_order("dockerfile.v0", {"requestid": f"frontend.{request}", **attributes})
-    found = answer(order, FILE)
+    found = answer(order, FILE, Surroundings())
     assert found["result.txt"]
     return {"json": json.loads(found["result.json"]), "status": found.get("result.statuscode")}
 
@@ -246,7 +247,7 @@ def test_lint() -> None:
 
 
 def test_lint_of_a_dockerfile_that_cannot_be_read() -> None:
-    found = answer(read_order("dockerfile.v0", {"requestid": "frontend.lint"}), b"FROM x\nFOO\n")
+    found = answer(read_order("dockerfile.v0", {"requestid": "frontend.lint"}), b"FROM x\nFOO\n", Surroundings())
     document = json.loads(found["result.json"])
     assert document["buildError"]["location"]["ranges"][0]["start"]["line"] == 2
     assert found["result.statuscode"] == b"1"

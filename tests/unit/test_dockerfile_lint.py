@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corten.dockerfile.ignore import Ignore
-from corten.dockerfile.lint import RULES, check
+from corten.dockerfile.lint import RULES, Base, Surroundings, check
 from corten.dockerfile.parser import parse
 from corten.errors import InvalidParameter
 
@@ -71,7 +71,7 @@ def test_fine(text: str) -> None:
 
 def test_what_the_context_leaves_out_cannot_be_copied() -> None:
     text = b"FROM a\nCOPY ./gone here /\nADD https://x/gone /\nCOPY --from=b gone /\nADD /gone/x . /\n"
-    found = check(parse(text), Ignore(["gone"]))[0]
+    found = check(parse(text), Surroundings(Ignore(["gone"])))[0]
     assert [(item.rule, item.line) for item in found] == [("CopyIgnoredFile", 2), ("CopyIgnoredFile", 5)]
     assert found[0].message == 'Attempting to Copy file "./gone" that is excluded by .dockerignore'
 
@@ -90,3 +90,28 @@ def test_directives_skip_rules_and_make_errors() -> None:
     assert check(parse(f"# check=skip=all;error=true\n{text}".encode())) == ([], True)
     with pytest.raises(InvalidParameter, match="invalid check directive"):
         check(parse(f"# check=nonsense\n{text}".encode()))
+
+
+def test_images_that_are_known() -> None:
+    images = {"a": Base(frozenset({"PATH", "VERSION"}), "linux/arm64/v8"), "b": Base(frozenset(), "linux/amd64")}
+    text = """FROM a AS first
+COPY x /$VERSION/$MISSING
+ENV LATER=1
+FROM first
+ARG MINE
+COPY x /$LATER/$MINE/$VERSION/$ABSENT
+FROM --platform=$BUILDPLATFORM a
+FROM other
+COPY x /$ANYTHING
+"""
+    found = check(parse(text.encode()), Surroundings(None, images.get, "linux/amd64"))[0]
+    assert [(item.rule, item.line, item.message) for item in found] == [
+        (
+            "InvalidBaseImagePlatform",
+            1,
+            'Base image a was pulled with platform "linux/arm64/v8", expected "linux/amd64" for current build',
+        ),
+        ("UndefinedVar", 2, "Usage of undefined variable '$MISSING'"),
+        ("UndefinedVar", 6, "Usage of undefined variable '$ABSENT'"),
+    ]
+    assert check(parse(b"FROM b\n"), Surroundings(None, images.get, "linux/amd64"))[0] == []

@@ -32,21 +32,45 @@ class Finding:
     message: str
 
 
-Check = Callable[[ins.Dockerfile], Iterator[tuple[int, str]]]
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image that a stage stands on.  variables: names in its environment; platform: os/architecture[/variant]"""
+
+    variables: frozenset[str]
+    platform: str
 
 
-def check(file: ins.Dockerfile, ignore: Ignore | None = None) -> tuple[list[Finding], bool]:
-    """(findings by line, whether the file wants them to be errors).
+def _unknown(_: str) -> Base | None:
+    return None
 
-    ignore: what the context leaves out, when it is known
-    Errors: InvalidParameter (check directive).
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known beside the Dockerfile.
+
+    ignore: what the context leaves out; base: an image by the name in FROM, None for one that is not here
+    platform: for which is built, "" when that is not known
     """
+
+    ignore: Ignore | None = None
+    base: Callable[[str], Base | None] = _unknown
+    platform: str = ""
+
+
+Check = Callable[[ins.Dockerfile], Iterator[tuple[int, str]]]
+_NOTHING = Surroundings()
+
+
+def check(file: ins.Dockerfile, around: Surroundings = _NOTHING) -> tuple[list[Finding], bool]:
+    """(findings by line, whether the file wants them to be errors).  Errors: InvalidParameter (check directive)."""
     skipped, wanted, is_error = _wishes(file.directives.get("check", ""))
     rules = dict(RULES)
     if wanted & {"all", *(name.lower() for name in EXPERIMENTAL)}:
         rules.update((name, rule) for name, rule in EXPERIMENTAL.items() if wanted & {"all", name.lower()})
-    if ignore is not None:
+    if (ignore := around.ignore) is not None:
         rules["CopyIgnoredFile"] = lambda file: _ignored(file, ignore)
+    rules["UndefinedVar"] = lambda file: _undefined(file, around.base)
+    rules["InvalidBaseImagePlatform"] = lambda file: _other_platforms(file, around)
     found = [
         Finding(name, line, message)
         for name, rule in rules.items()
@@ -289,26 +313,38 @@ def _ignored(file: ins.Dockerfile, ignore: Ignore) -> Iterator[tuple[int, str]]:
                 )
 
 
-def _undefined(file: ins.Dockerfile) -> Iterator[tuple[int, str]]:
-    names_of: dict[str, set[str]] = {}
+def _undefined(file: ins.Dockerfile, base: Callable[[str], Base | None] = _unknown) -> Iterator[tuple[int, str]]:
+    names_of: dict[str, set[str] | None] = {"scratch": set()}
     for stage in file.stages:
-        base = stage.start.image.lower()
-        if base not in names_of and base != "scratch":
-            names_of[stage.name] = set()
-            continue  # what an image's environment has is not known here
-        known = set(names_of.get(base, ()))
+        name = stage.start.image
+        image = None if name.lower() in names_of else base(name)
+        inherited = set(image.variables) if image is not None else names_of.get(name.lower())
+        if inherited is None:
+            names_of[stage.name] = None
+            continue  # what this image's environment has is not known here
+        known = set(inherited)
         for item in stage.instructions:
-            texts = _texts(item)
-            for text in texts:
+            for text in _texts(item):
                 for match in _VARIABLE.finditer(text):
-                    name = match[1] or match[2]
-                    if name not in known and not _AUTOMATIC.match(name) and base == "scratch":
-                        yield item.line.number, f"Usage of undefined variable '${name}'"
+                    variable = match[1] or match[2]
+                    if variable not in known and not _AUTOMATIC.match(variable):
+                        yield item.line.number, f"Usage of undefined variable '${variable}'"
             if isinstance(item, ins.Env):
                 known.update(pair.name for pair in item.pairs)
             elif isinstance(item, ins.Arg):
-                known.update(name for name, _ in item.pairs)
+                known.update(argument for argument, _ in item.pairs)
         names_of[stage.name] = known
+
+
+def _other_platforms(file: ins.Dockerfile, around: Surroundings) -> Iterator[tuple[int, str]]:
+    stages: set[str] = set()
+    for stage in file.stages:
+        name, expected = stage.start.image, stage.start.platform or around.platform
+        image = around.base(name) if name.lower() not in stages and expected and "$" not in expected else None
+        if image is not None and image.platform.split("/")[:2] != expected.lower().split("/")[:2]:
+            what = f'Base image {name} was pulled with platform "{image.platform}"'
+            yield stage.start.line.number, f'{what}, expected "{expected}" for current build'
+        stages.add(stage.name)
 
 
 def _texts(item: ins.Instruction) -> list[str]:

@@ -26,6 +26,7 @@ from corten.dockerapi.build import BuildQuery, PruneSpace
 from corten.dockerapi.build_request import BuildRequest
 from corten.dockerapi.registry_auth import RegistryAuth, credentials_for
 from corten.dockerfile.errors import DockerfileError
+from corten.dockerfile.lint import Base
 from corten.engine import filters as filtering
 from corten.engine.build_contexts import Contexts, Gathered
 from corten.engine.build_options import build_options, target_names
@@ -41,6 +42,7 @@ from corten.engine.streams import feed_thread, iterate_in_thread, run_blocking
 from corten.errors import Conflict, CortenError, InvalidParameter, NotFound, Unauthorized, Unavailable
 from corten.image.store import Image, ImageStore
 from corten.oci import reference
+from corten.oci.platform import from_document
 
 logger = logging.getLogger(__name__)
 CACHE_NOTE = "corten.build.cache"  # on an index: its images are what steps may be taken from
@@ -198,6 +200,16 @@ class Builds:
                 raise
             return [str(name)]
         return found
+
+    def base_of(self, name: str) -> Base | None:
+        """What the linter asks about an image of FROM; None for one that is not in the store."""
+        try:
+            image = self._store.get(name)
+        except (NotFound, InvalidParameter):
+            return None
+        environment = (image.config.get("config") or {}).get("Env") or ()
+        variables = frozenset(variable.partition("=")[0] for variable in environment)
+        return Base(variables, str(from_document(image.config)))
 
     def held(self, image_id: str) -> contextlib.AbstractContextManager[Image]:
         """An image stays within the block, whatever is pruned.  Errors: NotFound."""

@@ -22,6 +22,7 @@ from corten.build.workshop import Cancellation
 from corten.buildkit.agents import SessionAgents
 from corten.buildkit.secrets import SessionSecrets
 from corten.dockerapi.build_request import BuildRequest
+from corten.dockerfile.lint import Base, Surroundings
 from corten.dockerfile.parser import parse
 from corten.engine.build_contexts import Gathered
 from corten.engine.builds import Order as BuildOrder
@@ -68,7 +69,7 @@ class Frontend:
     async def run(self) -> FrontendResult:
         """Errors: InvalidParameter, NotFound, DockerfileError, BuildFailed, Cancelled, those of pulls."""
         if self._order.request == subrequests.DESCRIBE:
-            return FrontendResult(self._order, metadata=subrequests.answer(self._order, b""))
+            return FrontendResult(self._order, metadata=subrequests.answer(self._order, b"", Surroundings()))
         contexts = self._engine.builds.contexts(self._order.query, self._job.cancellation)
         try:
             return await self._run(contexts)
@@ -85,9 +86,10 @@ class Frontend:
         sources = Sources(self._engine, self._job, self._client, self._order, self._inputs, contexts)
         self._content = await sources.dockerfile()
         if self._order.request:
-            answer = await run_blocking(subrequests.answer, self._order, self._content)
+            around = await self._around(sources) if self._order.request == subrequests.LINT else Surroundings()
+            answer = await run_blocking(subrequests.answer, self._order, self._content, around)
             return FrontendResult(self._order, metadata=answer)
-        await self._warn()
+        await self._warn(await self._around(sources))
         main = await sources.main()
         options = await self._options(sources)
         result = FrontendResult(self._order)
@@ -99,10 +101,23 @@ class Frontend:
             result.platforms.append(platform or str(this_machine()))
         return result
 
-    async def _warn(self) -> None:
+    async def _around(self, sources: Sources) -> Surroundings:
+        """What the linter may know beside the Dockerfile."""
+        platforms = self._order.platforms
+        platform = "" if len(platforms) > 1 else str(platforms[0] if platforms else this_machine())
+        named = {name.partition("::")[0] for name in self._order.named}
+
+        def base(name: str) -> Base | None:
+            return None if name in named else self._engine.builds.base_of(name)
+
+        return Surroundings(await sources.ignored(), base, platform)
+
+    async def _warn(self, around: Surroundings) -> None:
         """What the linter finds.  Errors: InvalidParameter when the Dockerfile wants that to be an error."""
         name = self._order.query.dockerfile
-        found, is_error = await run_blocking(lambda: subrequests.findings(parse(self._content), self._order.check))
+        found, is_error = await run_blocking(
+            lambda: subrequests.findings(parse(self._content), self._order.check, around)
+        )
         if found and is_error:
             rules = sorted({item.rule for item in found})
             raise InvalidParameter(f"lint violation found for rules: {', '.join(rules)}")

@@ -11,7 +11,7 @@ from corten.build.build import find_dockerfile
 from corten.build.contexts import NamedContexts
 from corten.build.tree import Tree
 from corten.dockerfile.ignore import NAME as IGNORE_FILE
-from corten.dockerfile.ignore import read_patterns
+from corten.dockerfile.ignore import Ignore, read_patterns
 from corten.engine.streams import feed_thread, run_blocking
 from corten.errors import CortenError, InvalidParameter, NotFound
 from corten.oci import reference
@@ -98,12 +98,23 @@ class Sources:
             return remote
         order = self._order
         session = order.sessions.get(order.context_name, "")
-        patterns = self._ignore
-        if patterns is None:
-            patterns = await self._ignore_file(session, order.context_name, "[internal] load .dockerignore")
+        patterns = await self._patterns()
         return self._client.directory(
             session, order.context_name, patterns, self._contexts, self._job, "[internal] load build context"
         )
+
+    async def ignored(self) -> Ignore | None:
+        """What the client's directory leaves out; None for a context that comes in another way."""
+        if self._order.context or self._job.body is not None or "context" in self._inputs:
+            return None
+        return Ignore(await self._patterns())
+
+    async def _patterns(self) -> list[str]:
+        if self._ignore is None:
+            name = self._order.context_name
+            session = self._order.sessions.get(name, "")
+            self._ignore = await self._ignore_file(session, name, "[internal] load .dockerignore")
+        return self._ignore
 
     async def _ignore_file(self, session: str, name: str, title: str) -> list[str]:
         with self._job.vertex(title) as task:

@@ -16,7 +16,7 @@ from corten.build.contexts import NamedContexts
 from corten.build.graph import Graph
 from corten.dockerfile import instructions as ins
 from corten.dockerfile.errors import DockerfileError
-from corten.dockerfile.lint import Finding, check
+from corten.dockerfile.lint import Finding, Surroundings, check
 from corten.dockerfile.parser import parse
 from corten.dockerfile.words import WordError, expand
 from corten.errors import InvalidParameter
@@ -28,16 +28,16 @@ DESCRIBE = "frontend.subrequests.describe"
 _VERSION = "1.0.0"
 
 
-def answer(order: Order, content: bytes) -> Answer:
+def answer(order: Order, content: bytes, around: Surroundings) -> Answer:
     """The metadata of the answer to ``order.request``.
 
-    content: of the Dockerfile
+    content: of the Dockerfile; around: what the linter may know
     Errors: InvalidParameter for an unknown request, DockerfileError.
     """
     handler = _HANDLERS.get(order.request)
     if handler is None:
         raise InvalidParameter(f"unsupported request {order.request}")
-    return handler(order, content)
+    return handler(order, content, around)
 
 
 def _made(document: Any, text: str, **more: str) -> Answer:
@@ -60,24 +60,25 @@ def _encoded(content: bytes) -> str:
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 
-def findings(file: ins.Dockerfile, wishes: str) -> tuple[list[Finding], bool]:
+def findings(file: ins.Dockerfile, wishes: str, around: Surroundings) -> tuple[list[Finding], bool]:
     """(what the linter finds, whether that is an error).
 
     wishes: of the client, as ``# check=`` has them; they count before the Dockerfile's
     Errors: InvalidParameter.
     """
     if not wishes:
-        return check(file)
+        return check(file, around)
     directives = {**file.directives, "check": wishes}
-    return check(ins.Dockerfile(file.stages, file.arguments, file.escape, directives, file.lines, file.warnings))
+    changed = ins.Dockerfile(file.stages, file.arguments, file.escape, directives, file.lines, file.warnings)
+    return check(changed, around)
 
 
-def _lint(order: Order, content: bytes) -> Answer:
+def _lint(order: Order, content: bytes, around: Surroundings) -> Answer:
     source = {"filename": order.query.dockerfile, "language": "Dockerfile", "data": _encoded(content)}
     document: Document = {"warnings": [], "sources": [source]}
     text = ""
     try:
-        found, _ = findings(parse(content), order.check)
+        found, _ = findings(parse(content), order.check, around)
     except DockerfileError as error:
         document["buildError"] = {"message": str(error), "location": _location((error.line, error.line))}
         found, text = [], f"{error}\n"
@@ -100,7 +101,7 @@ def _lint(order: Order, content: bytes) -> Answer:
 # -- parameters -------------------------------------------------------------------------------------------------------
 
 
-def _outline(order: Order, content: bytes) -> Answer:
+def _outline(order: Order, content: bytes, _around: Surroundings) -> Answer:
     file = parse(content)
     variables = _global_values(file, order.query.arguments)
     graph = Graph(file, variables, order.query.target, _Anything(order.named))
@@ -204,7 +205,7 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
 # -- targets ----------------------------------------------------------------------------------------------------------
 
 
-def _targets(order: Order, content: bytes) -> Answer:
+def _targets(order: Order, content: bytes, _around: Surroundings) -> Answer:
     file = parse(content)
     listed: list[Document] = []
     for stage in file.stages:
@@ -239,7 +240,7 @@ _DESCRIPTIONS = (
 )
 
 
-def _describe(_order: Order, _content: bytes) -> Answer:
+def _describe(_order: Order, _content: bytes, _around: Surroundings) -> Answer:
     listed = [
         {
             "name": name,
@@ -257,7 +258,7 @@ def _describe(_order: Order, _content: bytes) -> Answer:
     return _made(listed, _table(("NAME", "VERSION", "DESCRIPTION"), rows))
 
 
-_HANDLERS: dict[str, Callable[[Order, bytes], Answer]] = {
+_HANDLERS: dict[str, Callable[[Order, bytes, Surroundings], Answer]] = {
     LINT: _lint,
     OUTLINE: _outline,
     TARGETS: _targets,

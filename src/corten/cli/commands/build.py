@@ -83,7 +83,7 @@ class _Answer:
 def _check(context: Context, place: str, file: str) -> None:
     """Look for mistakes without building.  Errors: ExitStatus when there are some, DockerfileError."""
     from corten.cli.context_tar import find_ignore
-    from corten.dockerfile.lint import check
+    from corten.dockerfile.lint import Surroundings, check
     from corten.dockerfile.parser import parse
 
     ignore = None
@@ -99,7 +99,7 @@ def _check(context: Context, place: str, file: str) -> None:
         if os.path.isdir(place):
             ignore = find_ignore(place, os.path.relpath(name, place))
     parsed = parse(content)
-    findings, is_error = check(parsed, ignore)
+    findings, is_error = check(parsed, Surroundings(ignore))
     for finding in findings:
         context.print(f"{'ERROR' if is_error else 'WARNING'}: {finding.rule}\n{finding.message}")
         context.print(f"{name}:{finding.line}\n{finding.line:4} | {parsed.lines[finding.line - 1]}\n")
