@@ -151,7 +151,7 @@ def said(oci: Oci) -> dict[str, str]:
     """By name of the try, the newest."""
     file = oci.bundle.parent / "volume/said"
     file.unlink(missing_ok=True)
-    until(file.exists)
+    until(file.exists, 60)  # a try of su alone waits for seconds
     parts = file.read_text().split("# ")[1:]
     return {name: text for name, _, text in (part.partition("\n") for part in parts)}
 
